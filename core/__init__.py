@@ -1,0 +1,1 @@
+"""The torch-free domain that the API and the worker share."""

@@ -1,0 +1,1 @@
+"""Data sets: validated, immutable sets of labelled texts."""

@@ -1,0 +1,51 @@
+"""The database: one declarative base, one engine per process, one session per unit of work.
+
+SQLAlchemy is used synchronously everywhere (docs/adr/0003): the API runs its short transactions in
+its thread pool, and both sides share one set of repositories.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import DateTime, Engine, MetaData, create_engine, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from core.config import Settings
+
+SessionFactory = sessionmaker[Session]
+
+NOW = text("clock_timestamp()")  # the database's clock, also inside a long transaction
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations and error messages can refer to them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),  # a missing value is SQL NULL, never JSON null
+        list[str]: JSONB(none_as_null=True),
+    }
+
+
+def connect(settings: Settings) -> Engine:
+    """An engine that checks a pooled connection before it is used."""
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"},
+    )
+
+
+def session_factory(engine: Engine) -> SessionFactory:
+    """Sessions whose objects stay readable after the commit."""
+    return sessionmaker(engine, expire_on_commit=False)

@@ -1,0 +1,87 @@
+"""Every error that a user can meet, as one tree.
+
+    MixkdError
+    ├── InvalidInput        the request names something that cannot work
+    ├── Unauthenticated     no key, or not one of ours
+    ├── NotFound            no such thing, or not this owner's
+    ├── Conflict            it exists, but its state forbids this
+    ├── TooLarge            over a stated limit
+    └── Unavailable         a part of the service is down; try again
+
+Each carries what a user needs to act: the field, the value and the remedy. `api.problems` gives each
+class its HTTP status; nothing below the API knows of HTTP.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing that is wrong: where, what was given, why it cannot be, what to do."""
+
+    field: str
+    problem: str
+    value: object = None
+    remedy: str | None = None
+
+
+class MixkdError(Exception):
+    """The root. `code` is stable and machine-readable, `title` the same for all of a class."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong"
+
+    def __init__(self, detail: str, *errors: FieldError) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+
+
+class InvalidInput(MixkdError):
+    """The request names something that cannot work."""
+
+    code = "invalid_input"
+    title = "The request cannot be carried out as it stands"
+
+    @classmethod
+    def of(
+        cls, field: str, problem: str, *, value: object = None, remedy: str | None = None
+    ) -> "InvalidInput":
+        """The common case: exactly one field is wrong."""
+        return cls(f"{field}: {problem}", FieldError(field, problem, value, remedy))
+
+
+class Unauthenticated(MixkdError):
+    """No key, or not one of ours."""
+
+    code = "unauthenticated"
+    title = "A valid API key is needed"
+
+
+class NotFound(MixkdError):
+    """No such thing, or not this owner's: the two are not told apart."""
+
+    code = "not_found"
+    title = "There is no such thing"
+
+
+class Conflict(MixkdError):
+    """It exists, but its state forbids this."""
+
+    code = "conflict"
+    title = "The present state does not allow this"
+
+
+class TooLarge(MixkdError):
+    """Over a stated limit."""
+
+    code = "too_large"
+    title = "That is larger than this service accepts"
+
+
+class Unavailable(MixkdError):
+    """A part of the service is down; trying again later is right."""
+
+    code = "unavailable"
+    title = "A part of the service is not available"

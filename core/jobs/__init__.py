@@ -1,0 +1,1 @@
+"""Distillation jobs: their states, rows, claims and events."""

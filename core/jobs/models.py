@@ -1,0 +1,133 @@
+"""The tables of a job: the job, its attempts, its events, its metrics.
+
+The CHECKs say which rows can exist at all: a running job has a lease, a finished one an end, a failed
+one a cause, a successful one a student.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db import NOW, Base
+
+_RUNNING = "status = 'running'"
+_FINAL = "status IN ('succeeded', 'failed', 'cancelled')"
+_CAUSES = "'invalid_input', 'out_of_memory', 'diverged', 'worker_lost', 'deadline_exceeded', 'internal'"
+
+
+class Job(Base):
+    """One distillation, from its submission to its end."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
+            name="status",
+        ),
+        CheckConstraint(f"({_RUNNING}) = (lease_token IS NOT NULL)", name="running_has_lease"),
+        CheckConstraint(f"({_RUNNING}) = (lease_expires_at IS NOT NULL)", name="lease_ends"),
+        CheckConstraint(f"({_RUNNING}) = (worker_id IS NOT NULL)", name="running_has_worker"),
+        CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", name="final_has_end"),
+        CheckConstraint("(status = 'failed') = (failure_cause IS NOT NULL)", name="failed_has_cause"),
+        CheckConstraint(f"failure_cause IN ({_CAUSES})", name="failure_cause"),
+        CheckConstraint("(status = 'succeeded') = (student_id IS NOT NULL)", name="success_has_student"),
+        CheckConstraint("(status = 'succeeded') = (report IS NOT NULL)", name="success_has_report"),
+        CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+        CheckConstraint("charged_failures BETWEEN 0 AND max_attempts", name="charged_failures"),
+        Index(
+            "ix_jobs_claim",
+            text("priority DESC"),
+            "queued_at",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_owner_id_id", "owner_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    teacher_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    recipe: Mapped[dict[str, Any]]  # mixkd.contract.spec.DistilSpec
+    priority: Mapped[int] = mapped_column(server_default="50")
+
+    status: Mapped[str] = mapped_column(String(16), server_default="queued")
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    queued_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+    # The fence rises with every claim and never falls: a storage prefix and a log line name it. What
+    # counts against `max_attempts` is `charged_failures`, so that a hand-back is not a failure.
+    fence: Mapped[int] = mapped_column(server_default="0")
+    charged_failures: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int] = mapped_column(server_default="3")
+    lease_token: Mapped[UUID | None]
+    lease_expires_at: Mapped[datetime | None]
+    worker_id: Mapped[str | None] = mapped_column(ForeignKey("workers.id"))
+
+    phase: Mapped[str | None] = mapped_column(String(16))
+    progress: Mapped[dict[str, Any] | None]  # the last mixkd.contract.messages.Progress
+    failure_cause: Mapped[str | None] = mapped_column(String(32))
+    failure: Mapped[dict[str, Any] | None]  # detail, field, remedy
+    student_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    report: Mapped[dict[str, Any] | None]
+    event_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class JobAttempt(Base):
+    """One run of a job by a worker. `number` is the job's fence at the claim."""
+
+    __tablename__ = "job_attempts"
+    __table_args__ = (
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
+        CheckConstraint(
+            "outcome IN ('succeeded', 'failed', 'cancelled', 'paused', 'handed_back', 'lost')",
+            name="outcome",
+        ),
+        CheckConstraint(f"cause IN ({_CAUSES})", name="cause"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id"))
+    lease_token: Mapped[UUID] = mapped_column(unique=True)
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    cause: Mapped[str | None] = mapped_column(String(32))
+    exit_code: Mapped[int | None]
+    log_tail: Mapped[str | None] = mapped_column(Text)
+
+
+class JobEvent(Base):
+    """Something that happened to a job. Append-only; `seq` is taken under the job's row lock."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    type: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+
+class JobMetric(Base):
+    """Numbers logged at a step of a phase; written again, the later value stands."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    phase: Mapped[str] = mapped_column(String(16), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("owners.id"))
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    values: Mapped[dict[str, Any]]

@@ -1,0 +1,1 @@
+"""Models: teachers that were registered and students that jobs produced."""

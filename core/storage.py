@@ -1,0 +1,118 @@
+"""Where files lie: a local folder, S3, GCS or Azure, behind one interface (obstore).
+
+Keys are relative paths such as `models/mdl_…/config.json`. Nothing is ever overwritten: a key is
+written once, under a prefix that only its writer knows, and a row in the database says that it counts.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+if TYPE_CHECKING:
+    from obstore import GetOptions  # exists for type checkers only
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a manifest says of a file: its size in bytes and its SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+class CorruptFileError(Exception):
+    """A file's bytes are not those that its manifest promises."""
+
+
+def digest(path: Path) -> StoredFile:
+    """Size and SHA-256 of a local file."""
+    sha256 = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha256.update(chunk)
+            size += len(chunk)
+    return StoredFile(size, sha256.hexdigest())
+
+
+class Storage:
+    """One bucket or folder.
+
+    Args:
+        url: `file:///folder`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials come from the
+            environment as each provider defines it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._root: Path | None = None
+        if url.startswith("file://"):
+            self._root = Path(url.removeprefix("file://"))
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._store: ObjectStore = LocalStore(self._root, automatic_cleanup=True)
+        else:
+            self._store = from_url(url)
+
+    def put_file(self, key: str, path: Path) -> StoredFile:
+        """Store a local file; large ones go up in parts."""
+        stored = digest(path)
+        obstore.put(self._store, self._checked(key), path)
+        return stored
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes `start` to `end` (exclusive; None: all) of a file, in chunks.
+
+        Raises:
+            FileNotFoundError: there is no such key; raised at the call, before the first chunk.
+        """
+        options: GetOptions | None = None  # an empty object has no byte to start a range at
+        if end is not None:
+            options = {"range": (start, end)}
+        elif start:
+            options = {"range": {"offset": start}}
+        result = obstore.get(self._store, self._checked(key), options=options)
+        return (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK))
+
+    def fetch(self, key: str, path: Path, promised: StoredFile) -> None:
+        """Copy a file here and check it.
+
+        Raises:
+            CorruptFileError: size or SHA-256 differ from what was promised.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for chunk in self.read(key):
+                file.write(chunk)
+        if digest(path) != promised:
+            path.unlink()
+            raise CorruptFileError(f"{key} is not the file that its manifest promises")
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key under a prefix."""
+        for batch in obstore.list(self._store, self._checked(prefix)):
+            for meta in batch:
+                yield meta["path"]
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Remove every file under a prefix; how many there were."""
+        keys = list(self.keys(prefix))
+        if keys:
+            obstore.delete(self._store, keys)
+        return len(keys)
+
+    def _checked(self, key: str) -> str:
+        """The key, once it is known to stay inside: obstore's LocalStore would follow a symlink out."""
+        parts = PurePosixPath(key).parts
+        if not parts or key.startswith("/") or ".." in parts:
+            raise ValueError(f"not a storage key: {key!r}")
+        if self._root is not None:
+            inside = (self._root / key).resolve()
+            if not inside.is_relative_to(self._root.resolve()):
+                raise ValueError(f"storage key leaves the storage folder: {key!r}")
+        return key

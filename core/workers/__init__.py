@@ -1,0 +1,1 @@
+"""The workers that have reported in."""
