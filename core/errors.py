@@ -12,18 +12,9 @@ Each carries what a user needs to act: the field, the value and the remedy. `api
 class its HTTP status; nothing below the API knows of HTTP.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-
-@dataclass(frozen=True)
-class FieldError:
-    """One thing that is wrong: where, what was given, why it cannot be, what to do."""
-
-    field: str
-    problem: str
-    value: object = None
-    remedy: str | None = None
+from mixkd.contract.problems import Problem
 
 
 class MixkdError(Exception):
@@ -32,10 +23,10 @@ class MixkdError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong"
 
-    def __init__(self, detail: str, *errors: FieldError) -> None:
+    def __init__(self, detail: str, *problems: Problem) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.errors = errors
+        self.problems = problems
 
 
 class InvalidInput(MixkdError):
@@ -49,7 +40,7 @@ class InvalidInput(MixkdError):
         cls, field: str, problem: str, *, value: object = None, remedy: str | None = None
     ) -> "InvalidInput":
         """The common case: exactly one field is wrong."""
-        return cls(f"{field}: {problem}", FieldError(field, problem, value, remedy))
+        return cls(f"{field}: {problem}", Problem(field, problem, value, remedy))
 
 
 class Unauthenticated(MixkdError):
