@@ -1,0 +1,1 @@
+"""The demonstration: one real teacher, distilled by the real service, from one command."""
