@@ -1,0 +1,1 @@
+"""One module a resource; each declares a `router` whose paths start below `/v1`."""
