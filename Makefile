@@ -1,0 +1,71 @@
+# Every habit of this project is a target; `make help` lists them.
+#
+# Settings: PYTHON=/path/to/python3.11   which Python builds .venv (default: the first of 3.11, 3.12, 3.13 that runs)
+#           MIXKD_TORCH=cpu|cuda         which PyTorch (default: cuda where there is an NVIDIA driver, else cpu)
+#           MIXKD_CACHE=/folder          where downloads for the demo are kept (default: ~/.cache/mixkd)
+
+BIN := .venv/bin
+DATA ?= build/mixkd
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
+        test-acceptance test-architecture docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## build or refresh .venv from constraints.txt
+	@scripts/setup
+
+demo: setup ## distil a real teacher with the real service, and show what came out
+	@$(BIN)/python -m demo
+
+up: setup ## run the whole service on this machine until Ctrl-C (DATA=, HOST=, PORT=)
+	@exec $(BIN)/mixkd-server up --data-dir $(DATA) --host $(HOST) --port $(PORT)
+
+test: ## every check there is: set-up, style, types, import rules, migrations, all tests
+	@start=$$(date +%s) && \
+	$(MAKE) --no-print-directory lint types imports migrations test-all && \
+	echo "make test: everything passed in $$(( $$(date +%s) - start )) s"
+
+lint: setup ## style: ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## let ruff put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy --strict: the server, the client, the demo
+	$(BIN)/mypy
+	MYPYPATH=sdk/src $(BIN)/mypy -p mixkd_client -p demo
+
+imports: setup ## who may import whom: import-linter
+	$(BIN)/lint-imports
+
+migrations: setup ## alembic upgrade and check against the models, on a real Postgres
+	$(BIN)/python -m pytest -q tests/integration/database
+
+test-all: setup ## every test of every tier
+	$(BIN)/python -m pytest -q --durations=10
+
+test-unit: setup ## one module at a time; no server
+	$(BIN)/python -m pytest -q tests/unit
+
+test-integration: setup ## our parts with a real Postgres and Valkey
+	$(BIN)/python -m pytest -q tests/integration sdk/tests
+
+test-acceptance: setup ## the stack as a user starts it
+	$(BIN)/python -m pytest -q tests/acceptance
+
+test-architecture: setup ## import rules, module sizes, generated documentation
+	$(BIN)/python -m pytest -q tests/architecture
+
+docs: setup ## write the generated pages of docs/ anew
+	$(BIN)/python scripts/docs.py
+
+clean: ## remove what was built: .venv, build/, caches of tools
+	rm -rf .venv build dist *.egg-info sdk/src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
