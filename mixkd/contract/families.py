@@ -1,0 +1,88 @@
+"""The encoders we know, as data: how each names its sizes, its embeddings and its layers.
+
+Paths are attribute paths in the transformers library (5.x). `encoder_layers` and `word_embeddings` start
+at the base model (`model.base_model`); `head_weight` starts at the classifier model. Tensor names in a
+safetensors file are the same paths, with or without the base model's prefix in front.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    `layers_key`, `hidden_key`, `embedding_key`: the fields of config.json with the number of encoder
+    layers, their width, and the width of the embedding table. `segment_ids`: whether a second text is told
+    from the first by segment ids. `positions_after_padding`: positions are counted from `pad_token_id` + 1,
+    so that many fewer tokens fit than `max_position_embeddings` says. `mix_at`: mix word embeddings before
+    anything is added to them, or what comes out of the embedding block.
+    """
+
+    model_type: str
+    base_prefix: str
+    layers_key: str = "num_hidden_layers"
+    hidden_key: str = "hidden_size"
+    embedding_key: str = "hidden_size"
+    embeddings: str = "embeddings"
+    word_embeddings: str = "embeddings.word_embeddings"
+    encoder_layers: str = "encoder.layer"
+    head_weight: str = "classifier.weight"
+    segment_ids: bool = False
+    positions_after_padding: bool = False
+    pad_token_id: int = 0  # where config.json does not say
+    mix_at: Literal["word", "embedding"] = "word"
+
+
+_ALL = (
+    Family("bert", "bert", segment_ids=True),
+    Family(
+        "roberta",
+        "roberta",
+        head_weight="classifier.out_proj.weight",
+        positions_after_padding=True,
+        pad_token_id=1,
+    ),
+    Family(
+        "xlm-roberta",
+        "roberta",
+        head_weight="classifier.out_proj.weight",
+        positions_after_padding=True,
+        pad_token_id=1,
+    ),
+    Family(
+        "distilbert",
+        "distilbert",
+        layers_key="n_layers",
+        hidden_key="dim",
+        embedding_key="dim",
+        encoder_layers="transformer.layer",
+    ),
+    Family(
+        "electra",
+        "electra",
+        embedding_key="embedding_size",
+        head_weight="classifier.out_proj.weight",
+        segment_ids=True,
+    ),
+    Family(
+        "mpnet",
+        "mpnet",
+        head_weight="classifier.out_proj.weight",
+        positions_after_padding=True,
+        pad_token_id=1,
+    ),
+)
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ALL}
+
+
+def family(model_type: str) -> Family:
+    """The family of a config.json's `model_type`.
+
+    Raises:
+        KeyError: not one of ours.
+    """
+    return FAMILIES[model_type]
