@@ -1,0 +1,1 @@
+"""The database's schema, step by step (Alembic). `mixkd-server migrate` runs them; core.schema finds them."""

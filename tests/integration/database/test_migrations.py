@@ -1,0 +1,127 @@
+"""The migrations make exactly the tables that the code describes, and undo what they did."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from pydantic import SecretStr
+from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy.orm import Session
+
+from core import schema
+from core.config import Settings
+from core.db import connect
+
+
+@pytest.fixture
+def empty(postgres_url: str) -> Iterator[Engine]:
+    """An empty database, dropped afterwards."""
+    server = connect(Settings(database_url=SecretStr(postgres_url)))
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE DATABASE empty"))
+    url = make_url(postgres_url).set(database="empty").render_as_string(hide_password=False)
+    engine = connect(Settings(database_url=SecretStr(url)))
+    yield engine
+    engine.dispose()
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("DROP DATABASE empty WITH (FORCE)"))
+    server.dispose()
+
+
+def _alembic(engine: Engine, what: str, *arguments: str) -> None:
+    with engine.connect() as connection:
+        config = schema.alembic_config()
+        config.attributes["connection"] = connection
+        getattr(command, what)(config, *arguments)
+
+
+def _definitions(engine: Engine, query: str) -> dict[str, str]:
+    with engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(text(query))}
+
+
+# As Postgres prints them, so that spelling does not matter. Alembic compares neither.
+CHECKS = """
+    SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE contype = 'c' AND connamespace = 'public'::regnamespace"""
+INDEXES = """
+    SELECT indexname, indexdef FROM pg_indexes
+    WHERE schemaname = 'public' AND tablename <> 'alembic_version'"""
+TRIGGERS = "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
+
+
+def test_alembic_finds_nothing_left_to_do(empty: Engine) -> None:
+    schema.migrate(empty)
+    _alembic(empty, "check")
+
+
+def test_alembic_notices_a_column_that_the_code_does_not_know(empty: Engine) -> None:
+    schema.migrate(empty)
+    with empty.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN colour text"))
+    with pytest.raises(CommandError, match="colour"):
+        _alembic(empty, "check")
+
+
+@pytest.mark.parametrize("query", [CHECKS, INDEXES, TRIGGERS], ids=["checks", "indexes", "triggers"])
+def test_checks_and_indexes_are_those_of_the_code(empty: Engine, database_url: str, query: str) -> None:
+    schema.metadata().create_all(empty)
+    expected = _definitions(empty, query)
+    migrated = connect(Settings(database_url=SecretStr(database_url)))
+    found = _definitions(migrated, query)
+    migrated.dispose()
+    assert found == expected
+    assert found or query is TRIGGERS
+
+
+def test_a_downgrade_leaves_an_empty_database(empty: Engine) -> None:
+    schema.migrate(empty)
+    _alembic(empty, "downgrade", "base")
+    assert inspect(empty).get_table_names() == ["alembic_version"]
+    schema.migrate(empty)
+    assert schema.current(empty) == schema.head()
+
+
+def test_two_migrations_at_once_wait_for_each_other(empty: Engine) -> None:
+    code = "from core import db, config, schema; schema.migrate(db.connect(config.Settings()))"
+    url = empty.url.render_as_string(hide_password=False)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"MIXKD_DATABASE_URL": url})
+        for _ in range(3)
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert schema.current(empty) == schema.head()
+
+
+def test_a_database_that_was_never_migrated_is_refused(empty: Engine) -> None:
+    with pytest.raises(schema.SchemaTooOld, match="mixkd-server migrate"):
+        schema.require_current(empty)
+
+
+def test_an_older_database_is_refused_and_a_newer_one_accepted_and_left_alone(empty: Engine) -> None:
+    schema.migrate(empty)
+    schema.require_current(empty)
+    with empty.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    schema.require_current(empty)
+    schema.migrate(empty)
+    assert schema.current(empty) == "9999"
+    with empty.begin() as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+    with pytest.raises(schema.SchemaTooOld):
+        schema.require_current(empty)
+
+
+def test_a_job_that_runs_without_a_lease_cannot_be_written(session: Session) -> None:
+    with pytest.raises(Exception, match="ck_jobs_running_has_lease"):
+        session.execute(
+            text(
+                "INSERT INTO jobs (id, owner_id, name, teacher_id, dataset_id, recipe, status, worker_id,"
+                " lease_expires_at) VALUES ('job_1', 'own_1', 'j', 'mdl_1', 'ds_1', '{}', 'running', 'wrk_1',"
+                " now())"
+            )
+        )
