@@ -21,7 +21,7 @@ WAKE = "mixkd.wake"
 IMPORT_DATASET = "mixkd.import_dataset"
 IMPORT_MODEL = "mixkd.import_model"
 
-SEND_SECONDS = 2.0
+SEND_SECONDS = 2
 """How long one attempt to reach the broker may take; a request waits for two of them at worst."""
 
 MESSAGE_LIFE_SECONDS = 3600

@@ -1,0 +1,59 @@
+"""The one way a job changes its state: along the table of arrows, with its event in the same transaction."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, true, update
+from sqlalchemy.orm import Session
+
+from core.db import NOW
+from core.jobs import events
+from core.jobs.models import Job
+from core.jobs.states import FINAL, JobStatus, may_follow
+
+
+def transition(
+    session: Session,
+    job_id: str,
+    now: JobStatus,
+    after: JobStatus,
+    *,
+    event: str,
+    data: dict[str, Any] | None = None,
+    only_if: ColumnElement[bool] | None = None,
+    **columns: Any,
+) -> bool:
+    """Move a job from one state to another and append the event, in the caller's transaction.
+
+    Args:
+        only_if: a further condition on the row, such as the worker's lease.
+        columns: what else to set; what follows from the new state alone is set here.
+
+    Returns:
+        Whether it moved. False: the job was not in state `now`, or `only_if` did not hold.
+
+    Raises:
+        ValueError: the table of transitions has no such arrow.
+    """
+    if not may_follow(now, after):
+        raise ValueError(f"a job cannot go from {now} to {after}")
+    condition = true() if only_if is None else only_if
+    moved = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == now, condition)
+        .values({"status": after} | _follows_from(after) | columns)
+        .returning(Job.id)
+    ).scalar()
+    if moved is None:
+        return False
+    events.append(session, job_id, event, **(data or {}))
+    return True
+
+
+def _follows_from(state: JobStatus) -> dict[str, Any]:
+    """The columns that a state decides by itself."""
+    columns: dict[str, Any] = {"finished_at": NOW if state in FINAL else None}
+    if state is not JobStatus.RUNNING:
+        columns |= {"lease_token": None, "lease_expires_at": None, "worker_id": None}
+    if state not in FINAL:
+        columns |= {"phase": None, "progress": None, "failure": None, "failure_cause": None}
+    return columns
