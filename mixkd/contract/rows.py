@@ -1,8 +1,8 @@
 """Reads and checks data files: JSON lines, CSV, TSV; strict, streaming, one row in memory at a time.
 
-UTF-8 only, with or without a byte order mark; lines end with LF or CRLF; empty lines are skipped. CSV is RFC 4180
-with a header. TSV has a header and no quoting (a quote is a character like any other). Labels are text; a JSON
-integer becomes its decimal digits.
+UTF-8 only, with or without a byte order mark; lines end with LF or CRLF; empty lines are skipped. CSV is
+RFC 4180 with a header. TSV has a header and no quoting (a quote is a character like any other). Labels are
+text; a JSON integer becomes its decimal digits.
 """
 
 import csv
