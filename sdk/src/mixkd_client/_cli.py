@@ -1,0 +1,173 @@
+"""The `mixkd` command. `MIXKD_URL` and `MIXKD_API_KEY` say which service, as whom."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mixkd_client._client import Client
+from mixkd_client._errors import MixkdError
+from mixkd_client._types import Answer
+from mixkd_client.progress import JobProgress, numbers
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Exit status: 0 done, 1 refused or failed, 2 a wrong command line, 130 interrupted."""
+    given = parser().parse_args(arguments)
+    key = given.key or os.environ.get("MIXKD_API_KEY")
+    if not key:
+        sys.exit("mixkd: an API key is needed: set MIXKD_API_KEY, or give --key")
+    try:
+        with Client(given.url, key) as client:
+            given.run(client, given)
+    except (MixkdError, OSError) as error:
+        sys.exit(f"mixkd: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def submit(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs submit`."""
+    recipe = None if given.recipe is None else _read_recipe(given.recipe)
+    job = client.jobs.create(
+        given.teacher, given.dataset, recipe=recipe, name=given.name, priority=given.priority
+    )
+    print(job.id)  # noqa: T201 - the command's output
+    if given.watch:
+        _watch(client, job.id)
+
+
+def list_jobs(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs list`."""
+    table = Table("id", "name", "status", "phase", "progress", "created")
+    for _, job in zip(range(given.limit), client.jobs.list(status=given.status), strict=False):
+        doing = numbers(job.progress) if job.progress and not job.finished else ""
+        created = job.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(job.id, escape(job.name), job.status, job.phase, doing, created)
+    Console().print(table)
+
+
+def show(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs show`."""
+    _print(client.jobs.get(given.job))
+
+
+def watch(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs watch`."""
+    _watch(client, given.job)
+
+
+def cancel(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs cancel`."""
+    client.jobs.cancel(given.job)
+
+
+def download(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs download`."""
+    print(client.jobs.download_student(given.job, given.directory))  # noqa: T201 - the command's output
+
+
+def upload_dataset(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd datasets upload`."""
+    columns = {"text": given.text, "text_pair": given.text_pair, "label": given.label}
+    dataset = client.datasets.upload(
+        given.name,
+        train=given.train,
+        validation=given.validation,
+        test=given.test,
+        format=given.format,
+        columns={role: column for role, column in columns.items() if column is not None},
+    )
+    _print(client.datasets.wait(dataset.id))
+
+
+def register_model(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd models register`."""
+    _print(client.models.wait(client.models.register(given.name, given.source).id))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="mixkd", description="Talk to a mixkd service.")
+    url = os.environ.get("MIXKD_URL", "http://127.0.0.1:8000")
+    root.add_argument("--url", default=url, help="the service (MIXKD_URL; now %(default)s)")
+    root.add_argument(
+        "--key", help="the API key (MIXKD_API_KEY; other users of this machine can read an option)"
+    )
+    nouns = root.add_subparsers(required=True, metavar="jobs|datasets|models")
+
+    jobs = nouns.add_parser("jobs", help="distillations").add_subparsers(required=True, metavar="command")
+    new = jobs.add_parser("submit", help="submit one; prints its id")
+    new.add_argument("--teacher", required=True, help="mdl_…")
+    new.add_argument("--dataset", required=True, help="ds_…")
+    new.add_argument(
+        "--recipe", type=Path, help="a JSON file (docs/reference/recipe.md); default: the paper's"
+    )
+    new.add_argument("--name")
+    new.add_argument("--priority", type=int, help="0 to 100")
+    new.add_argument("--watch", action="store_true", help="follow it to its end")
+    new.set_defaults(run=submit)
+    many = jobs.add_parser("list", help="the newest ones")
+    many.add_argument("--status")
+    many.add_argument("--limit", type=int, default=20)
+    many.set_defaults(run=list_jobs)
+    for name, run, text in (
+        ("show", show, "everything about one, as JSON"),
+        ("watch", watch, "follow one to its end"),
+        ("cancel", cancel, "ask for its end"),
+    ):
+        one = jobs.add_parser(name, help=text)
+        one.add_argument("job", help="job_…")
+        one.set_defaults(run=run)
+    files = jobs.add_parser("download", help="fetch the student and check its SHA-256s")
+    files.add_argument("job", help="job_…")
+    files.add_argument("directory", type=Path)
+    files.set_defaults(run=download)
+
+    datasets = nouns.add_parser("datasets", help="labelled texts").add_subparsers(
+        required=True, metavar="command"
+    )
+    data = datasets.add_parser("upload", help="upload one and wait until it is ready")
+    data.add_argument("name")
+    data.add_argument("--train", type=Path, required=True)
+    data.add_argument("--validation", type=Path)
+    data.add_argument("--test", type=Path)
+    data.add_argument("--format", choices=["jsonl", "csv", "tsv"], help="default: the training file's suffix")
+    for role in ("text", "text-pair", "label"):
+        data.add_argument(f"--{role}", metavar="COLUMN", help=f"the column that holds the {role}")
+    data.set_defaults(run=upload_dataset)
+
+    models = nouns.add_parser("models", help="teachers").add_subparsers(required=True, metavar="command")
+    model = models.add_parser("register", help="register one and wait until it is ready")
+    model.add_argument("name")
+    model.add_argument(
+        "source", help="hf://org/name@revision, or path:/folder under one of the service's roots"
+    )
+    model.set_defaults(run=register_model)
+    return root
+
+
+def _watch(client: Client, job_id: str) -> None:
+    with JobProgress() as progress:
+        client.jobs.wait(job_id, on_update=progress)
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MixkdError(f"{path} is not JSON: {error}") from error
+    if not isinstance(recipe, dict):
+        raise MixkdError(f"{path} holds no JSON object")
+    return recipe
+
+
+def _print(answer: Answer) -> None:
+    print(answer.model_dump_json(indent=2))  # noqa: T201 - the command's output
