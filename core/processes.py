@@ -79,11 +79,11 @@ def open_log(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log; empty if there is none."""
+def tail(path: Path, lines: int = 15, limit: int = 16_384) -> str:
+    """The last lines of a log, `limit` bytes of them at most; empty if there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
+            file.seek(max(0, path.stat().st_size - limit))
             return b"\n".join(file.read().splitlines()[-lines:]).decode(errors="replace")
     except OSError:
         return ""

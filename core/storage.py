@@ -5,7 +5,7 @@ written once, under a prefix that only its writer knows, and a row in the databa
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -79,8 +79,13 @@ class Storage:
         result = obstore.get(self._store, self._checked(key), options=options)
         return (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK))
 
-    def fetch(self, key: str, path: Path, promised: StoredFile) -> None:
+    def fetch(
+        self, key: str, path: Path, promised: StoredFile, each_chunk: Callable[[], None] | None = None
+    ) -> None:
         """Copy a file here and check it.
+
+        Args:
+            each_chunk: called before each chunk is written; what it raises ends the copy.
 
         Raises:
             CorruptFileError: size or SHA-256 differ from what was promised.
@@ -88,6 +93,8 @@ class Storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for chunk in self.read(key):
+                if each_chunk is not None:
+                    each_chunk()
                 file.write(chunk)
         if digest(path) != promised:
             path.unlink()

@@ -209,9 +209,9 @@ def succeed(
         CancelledError: its cancellation was asked for before; nothing is recorded.
         LeaseLostError: the job is no longer ours.
     """
-    if _settled(session, token, "succeeded"):
+    job = _to_settle(session, token, "succeeded")
+    if job is None:
         return
-    job = _locked(session, token)
     if job.cancel_requested_at is not None:
         raise CancelledError
     student = Model(
@@ -251,9 +251,9 @@ def fail(session: Session, token: UUID, failure: Failure) -> JobStatus:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    if _settled(session, token, "failed"):
+    job = _to_settle(session, token, "failed")
+    if job is None:
         return JobStatus.FAILED
-    job = _locked(session, token)
     _settle(session, job, token, "failed", failure)
     return _charge(session, job, failure)
 
@@ -267,9 +267,9 @@ def hand_back(session: Session, token: UUID, reason: str) -> JobStatus:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    if _settled(session, token, "handed_back"):
+    job = _to_settle(session, token, "handed_back")
+    if job is None:
         return JobStatus.QUEUED
-    job = _locked(session, token)
     if job.cancel_requested_at is not None:
         return _cancel(session, job, token)
     _settle(session, job, token, "handed_back")
@@ -283,8 +283,9 @@ def cancelled(session: Session, token: UUID) -> None:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    if not _settled(session, token, "cancelled"):
-        _cancel(session, _locked(session, token), token)
+    job = _to_settle(session, token, "cancelled")
+    if job is not None:
+        _cancel(session, job, token)
 
 
 def expire_leases(session: Session, limit: int = 100) -> list[tuple[str, JobStatus]]:
@@ -321,13 +322,30 @@ def _mine(token: UUID) -> ColumnElement[bool]:
     return (Job.lease_token == token) & (Job.status == JobStatus.RUNNING)
 
 
-def _locked(session: Session, token: UUID) -> Job:
-    """Our job, its row locked until the commit."""
-    job = session.scalars(
+def _lock(session: Session, token: UUID) -> Job | None:
+    """Our job, its row locked until the commit; None if it is ours no longer."""
+    return session.scalars(
         select(Job).where(_mine(token)).with_for_update().execution_options(populate_existing=True)
     ).one_or_none()
+
+
+def _locked(session: Session, token: UUID) -> Job:
+    job = _lock(session, token)
     if job is None:
         raise LeaseLostError
+    return job
+
+
+def _to_settle(session: Session, token: UUID, outcome: Outcome) -> Job | None:
+    """Our job, locked; None if the attempt already ended so: a commit whose answer was lost.
+
+    The lock comes first: it waits for an earlier commit that is still under way.
+    """
+    job = _lock(session, token)
+    if job is None:
+        ended_so = session.scalar(select(JobAttempt.outcome).where(JobAttempt.lease_token == token))
+        if ended_so != outcome:
+            raise LeaseLostError
     return job
 
 
@@ -361,12 +379,6 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
 
 def _stored(file: Mapping[str, Any]) -> StoredFile:
     return StoredFile(file["size"], file["sha256"])
-
-
-def _settled(session: Session, token: UUID, outcome: Outcome) -> bool:
-    """Whether the attempt already ended so: a commit whose answer was lost."""
-    found = session.scalar(select(JobAttempt.outcome).where(JobAttempt.lease_token == token))
-    return found == outcome
 
 
 def _settle(
