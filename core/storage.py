@@ -5,6 +5,7 @@ written once, under a prefix that only its writer knows, and a row in the databa
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,6 +59,16 @@ class Storage:
             self._store: ObjectStore = LocalStore(self._root, automatic_cleanup=True)
         else:
             self._store = from_url(url)
+
+    def ping(self) -> None:
+        """See whether the bucket or folder answers.
+
+        Raises:
+            OSError, obstore.exceptions.BaseError: it does not.
+        """
+        if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+            raise OSError(f"the storage folder is missing or closed to us: {self._root}")
+        next(iter(obstore.list(self._store, chunk_size=1)), None)
 
     def put_file(self, key: str, path: Path) -> StoredFile:
         """Store a local file; large ones go up in parts."""

@@ -70,7 +70,8 @@ def find(session: Session, request: Repeatable | None) -> str | None:
                 "use a new key for a new request",
             ),
         )
-    return row.resource_id
+    resource_id: str = row.resource_id
+    return resource_id
 
 
 def claim(session: Session, request: Repeatable | None, resource_id: str) -> str | None:

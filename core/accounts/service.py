@@ -33,7 +33,9 @@ def create_key(session: Session, owner_name: str, key_name: str) -> tuple[ApiKey
     The key is in nobody's hands but the caller's: only its SHA-256 is stored.
     """
     session.execute(
-        insert(Owner).values(id=new_id("own"), name=owner_name).on_conflict_do_nothing(index_elements=["name"])
+        insert(Owner)
+        .values(id=new_id("own"), name=owner_name)
+        .on_conflict_do_nothing(index_elements=["name"])
     )
     owner_id = session.scalars(select(Owner.id).where(Owner.name == owner_name)).one()
     return add_key(session, owner_id, new_id("key"), key_name)

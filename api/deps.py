@@ -1,0 +1,68 @@
+"""What a route may ask for, as annotated types.
+
+    def read(job_id: Id, session: Session, principal: Principal) -> JobView: ...
+
+One session a request, committed once, *before* the response leaves: FastAPI ends other dependencies after
+the response, and a commit that failed would still have answered 201.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, cast
+
+import sqlalchemy.orm
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+import core.accounts.service
+import core.config
+import core.queue
+import core.storage
+from core.errors import Unauthenticated
+
+_AFTER_COMMIT = "after_commit"
+_bearer = HTTPBearer(auto_error=False, bearerFormat="mixkd_…", description="an API key")
+
+
+def _session(request: Request) -> Iterator[sqlalchemy.orm.Session]:
+    with request.app.state.sessions() as session:
+        yield session
+        session.commit()
+        for send in session.info.pop(_AFTER_COMMIT, []):
+            send()
+
+
+def after_commit(session: sqlalchemy.orm.Session, send: Callable[[], None]) -> None:
+    """Call `send` once the session's transaction has committed, and never if it has not.
+
+    What it sends is a hint (the row is the truth), so it must not raise.
+    """
+    session.info.setdefault(_AFTER_COMMIT, []).append(send)
+
+
+def require_principal(
+    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> core.accounts.service.Principal:
+    """Whom `api.middleware.Authentication` found; the bearer scheme is here for the OpenAPI document."""
+    principal = getattr(request.state, "principal", None)
+    if principal is None:
+        raise Unauthenticated("send an API key: 'Authorization: Bearer mixkd_…'")
+    return cast("core.accounts.service.Principal", principal)
+
+
+def _settings(request: Request) -> core.config.Settings:
+    return cast("core.config.Settings", request.app.state.settings)
+
+
+def _storage(request: Request) -> core.storage.Storage:
+    return cast("core.storage.Storage", request.app.state.storage)
+
+
+def _queue(request: Request) -> core.queue.Queue:
+    return cast("core.queue.Queue", request.app.state.queue)
+
+
+Session = Annotated[sqlalchemy.orm.Session, Depends(_session, scope="function")]
+Principal = Annotated[core.accounts.service.Principal, Depends(require_principal)]
+Settings = Annotated[core.config.Settings, Depends(_settings)]
+Storage = Annotated[core.storage.Storage, Depends(_storage)]
+Queue = Annotated[core.queue.Queue, Depends(_queue)]

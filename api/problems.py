@@ -1,0 +1,241 @@
+"""Every error as `application/problem+json` (RFC 9457), naming the field, the value and the remedy.
+
+No document carries a traceback, a path of the server or a secret: what is not one of `core.errors` becomes
+a bare 500, and the log has the rest under the same request id.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, get_args
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from api.schemas.common import ProblemDocument, ProblemEntry
+from core.errors import (
+    Conflict,
+    InvalidInput,
+    MixkdError,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from mixkd.contract.problems import Problem, RefusedError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: Mapping[type[MixkdError], int] = {
+    Unauthenticated: 401,
+    NotFound: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    InvalidInput: 422,
+    MixkdError: 500,
+    Unavailable: 503,
+}
+DATABASE_DOWN = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)
+
+_HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": 'Bearer realm="mixkd"'},
+    503: {"Retry-After": "5"},
+}
+_BY_STATUS = {status: error for error, status in STATUS.items()}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that the app's routes raise with a problem document."""
+
+    @app.exception_handler(MixkdError)
+    async def _(request: Request, error: MixkdError) -> Response:
+        return respond(request.scope, error)
+
+    @app.exception_handler(RefusedError)
+    async def _(request: Request, error: RefusedError) -> Response:
+        return respond(request.scope, InvalidInput(str(error), *error.problems))
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> Response:
+        problems = [_problem(request.scope, found) for found in error.errors()]
+        detail = "; ".join(f"{p.field}: {p.problem}" for p in problems)
+        return respond(request.scope, InvalidInput(detail, *problems))
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> Response:
+        return _from_status(request.scope, error)
+
+    async def database_down(request: Request, error: Exception) -> Response:
+        return respond(request.scope, unavailable(error))
+
+    for kind in DATABASE_DOWN:
+        app.add_exception_handler(kind, database_down)
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """The database did not answer: what the user is told; the log has the reason."""
+    log.warning("the database failed a request: %s", error)
+    return Unavailable("the database does not answer at present; try again")
+
+
+def respond(scope: Scope, error: MixkdError) -> Response:
+    """The problem document for an error of ours."""
+    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    return _document(scope, status, error.code, error.title, error.detail, problems=error.problems)
+
+
+def internal(scope: Scope) -> Response:
+    """The answer to what should never happen; it says nothing but the request's id."""
+    return respond(scope, MixkdError("this is a fault of the service; its log has more under the request id"))
+
+
+def _from_status(scope: Scope, error: HTTPException) -> Response:
+    """Starlette's own errors: no such path, no such method, a body that cannot be read, a body too large."""
+    known = _BY_STATUS.get(error.status_code)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = known.code if known else phrase.lower().replace(" ", "_")
+    title = known.title if known else phrase
+    return _document(scope, error.status_code, code, title, str(error.detail), headers=error.headers)
+
+
+def _document(
+    scope: Scope,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    problems: Iterable[Problem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    entries = [
+        ProblemEntry(
+            field=_printable(p.field),
+            problem=_printable(p.problem),
+            value=shown(p.field, p.value),
+            remedy=p.remedy,
+        )
+        for p in problems
+    ]
+    document = ProblemDocument(
+        type=f"https://mixkd.dev/problems/{code}",
+        title=title,
+        status=status,
+        detail=_printable(detail),
+        code=code,
+        request_id=scope.get("state", {}).get("request_id", ""),
+        errors=entries,
+    )
+    return JSONResponse(
+        document.model_dump(mode="json"), status, {**_HEADERS.get(status, {}), **(headers or {})}, MEDIA_TYPE
+    )
+
+
+# --- what pydantic found, in our words -----------------------------------------------------------------
+
+
+def _problem(scope: Scope, found: Mapping[str, Any]) -> Problem:
+    place, *loc = found["loc"]
+    kind, context = found["type"], found.get("ctx", {})
+    if kind == "json_invalid":
+        return Problem(
+            "body",
+            f"not valid JSON at character {loc[0]}: {context.get('error')}",
+            remedy="send one JSON object with Content-Type: application/json",
+        )
+    if not loc:
+        return Problem(
+            "body" if place == "body" else str(place),
+            "a JSON object is needed here",
+            remedy="send one JSON object with Content-Type: application/json",
+        )
+    field = ".".join(str(part) for part in loc)
+    if kind == "missing":
+        return Problem(field, "it is required", remedy="add it")
+    if kind == "extra_forbidden":
+        return Problem(field, "no such field", found["input"], _did_you_mean(scope, place, loc))
+    message = str(found["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    needed = message.removeprefix("it should ")
+    return Problem(field, message, found["input"], f"it must {needed}" if needed != message else None)
+
+
+def _did_you_mean(scope: Scope, place: str, loc: list[str | int]) -> str:
+    known = _known_fields(scope, place, loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"leave it out; there are {', '.join(known)}" if known else "leave it out"
+
+
+def _known_fields(scope: Scope, place: str, parents: list[str | int]) -> list[str]:
+    """The names that the request's model has where an unknown one was found."""
+    route = scope.get("route")
+    if place == "body":
+        fields = [getattr(route, "body_field", None)]
+    else:
+        fields = list(getattr(getattr(route, "dependant", None), "query_params", []))
+    for field in fields:
+        model = _model(field.field_info.annotation) if field is not None else None
+        for parent in parents:
+            found = model.model_fields.get(str(parent)) if model else None
+            model = _model(found.annotation) if found else None
+        if model:
+            return [f.alias or name for name, f in model.model_fields.items()]
+    return []
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `DistilSpec | None`."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+# --- what may be shown ---------------------------------------------------------------------------------
+
+_SECRET_NAME = re.compile(
+    r"api[_-]?key|token(?!iz)|secret|password|passwd|credential|authorization", re.IGNORECASE
+)
+_SECRET_VALUE = re.compile(r"mixkd_[\w-]{16,}|hf_\w{16,}")
+_URL_USER = re.compile(r"://[^/@\s]*@")
+_LONGEST = 200  # characters
+_MOST_ITEMS = 20
+
+
+def shown(field: str, value: object) -> object:
+    """A value as it may be repeated to its sender: short, printable, and never a secret."""
+    if value is None or isinstance(value, bool):
+        return value
+    if _SECRET_NAME.search(field):
+        return None
+    if isinstance(value, int | float):
+        return value if abs(value) < 1e15 else _shortened(str(value))  # also inf; nan compares false
+    if isinstance(value, Mapping):
+        return f"an object with {len(value)} members"
+    if isinstance(value, list | tuple):
+        return [shown(field, item) if _is_scalar(item) else "…" for item in value[:_MOST_ITEMS]]
+    return _shortened(str(value))
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _shortened(text: str) -> str:
+    clean = _printable(_URL_USER.sub("://…@", _SECRET_VALUE.sub("…", text)))
+    return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "…"
+
+
+def _printable(text: str) -> str:
+    """Text that UTF-8 can carry: JSON may smuggle in half a surrogate pair."""
+    return text.encode(errors="backslashreplace").decode()

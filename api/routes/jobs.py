@@ -1,0 +1,191 @@
+"""`/v1/jobs`: submit, follow, cancel, and fetch what came of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from api import files, stream
+from api.deps import Principal, Queue, Session, Settings, Storage, after_commit
+from api.idempotency import IdempotencyKey, mark_replay
+from api.schemas.common import Id, Page
+from api.schemas.jobs import (
+    MOST_EVENTS,
+    AttemptList,
+    AttemptView,
+    EventQuery,
+    EventView,
+    JobCreate,
+    JobQuery,
+    JobView,
+    MetricQuery,
+    MetricView,
+    StreamQuery,
+    StudentView,
+)
+from core.accounts import idempotency
+from core.errors import NotFound
+from core.ids import new_id
+from core.jobs import service
+from core.storage import StoredFile
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=201, summary="Submit a job")
+def create(
+    *,
+    body: JobCreate,
+    session: Session,
+    principal: Principal,
+    settings: Settings,
+    queue: Queue,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> JobView:
+    """Queue a distillation. Everything that is wrong with it is said now, before a worker sees it."""
+    job_id = new_id("job")
+    request = idempotency.repeatable(principal.owner_id, key, "jobs", body.model_dump(mode="json"))
+    if earlier := idempotency.claim(session, request, job_id):
+        mark_replay(response)
+        return JobView.of(service.get(session, principal.owner_id, earlier))
+    placed = service.create(
+        session,
+        principal.owner_id,
+        job_id,
+        name=body.name,
+        teacher_id=body.teacher_id,
+        dataset_id=body.dataset_id,
+        recipe=body.recipe,
+        priority=body.priority,
+        max_attempts=settings.max_attempts,
+    )
+    after_commit(session, queue.wake)
+    return JobView.of(placed)
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(query: Annotated[JobQuery, Query()], session: Session, principal: Principal) -> Page[JobView]:
+    """Those of the key's owner."""
+    page = service.page(
+        session, principal.owner_id, status=query.status, limit=query.limit, cursor=query.cursor
+    )
+    return Page.of(page, JobView.of)
+
+
+@router.get("/{job_id}", summary="Read a job")
+def read(job_id: Id, session: Session, principal: Principal) -> JobView:
+    """Its state, its progress, and why it failed if it has."""
+    return JobView.of(service.get(session, principal.owner_id, job_id))
+
+
+@router.post("/{job_id}/cancel", summary="Ask for a job's end")
+def cancel(job_id: Id, session: Session, principal: Principal) -> JobView:
+    """A waiting job ends at once, a running one within seconds. Repeating this changes nothing."""
+    return JobView.of(service.cancel(session, principal.owner_id, job_id))
+
+
+@router.get("/{job_id}/events", summary="What happened to a job, oldest first")
+def events(
+    job_id: Id, query: Annotated[EventQuery, Query()], session: Session, principal: Principal
+) -> Page[EventView]:
+    """The job's history; it is only ever added to."""
+    page = service.page_events(
+        session, principal.owner_id, job_id, after=query.after, limit=query.limit, cursor=query.cursor
+    )
+    return Page.of(page, EventView.of)
+
+
+def _visible(job_id: Id, session: Session, principal: Principal) -> str:
+    """Another owner's job must be a 404 before the stream's 200 has left."""
+    service.require(session, principal.owner_id, job_id)
+    return job_id
+
+
+@router.get(
+    "/{job_id}/events/stream",
+    summary="Follow a job, as server-sent events",
+    response_class=EventSourceResponse,
+)
+async def follow(
+    request: Request,
+    job_id: Annotated[str, Depends(_visible)],
+    query: Annotated[StreamQuery, Query()],
+    principal: Principal,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MOST_EVENTS)] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """All events after `Last-Event-ID`, then each as it happens, with `id: seq` and `event: type`.
+
+    Between them come `event: progress` snapshots without an id. The stream ends with the job's final event.
+    """
+    after = query.after if last_event_id is None else last_event_id
+    stopping: asyncio.Event = request.app.state.stopping
+    async for event in stream.follow(request.app.state.sessions, principal.owner_id, job_id, after, stopping):
+        yield event
+
+
+@router.get("/{job_id}/metrics", summary="Numbers logged at steps")
+def metrics(
+    job_id: Id, query: Annotated[MetricQuery, Query()], session: Session, principal: Principal
+) -> Page[MetricView]:
+    """In the order of the phases and steps. To poll, name the `phase` and ask `after` its last step."""
+    page = service.page_metrics(
+        session,
+        principal.owner_id,
+        job_id,
+        phase=query.phase,
+        after=query.after,
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    return Page.of(page, MetricView.of)
+
+
+@router.get("/{job_id}/attempts", summary="The runs of a job")
+def attempts(job_id: Id, session: Session, principal: Principal) -> AttemptList:
+    """Which worker ran it, and how each run ended; oldest first."""
+    found = service.attempts(session, principal.owner_id, job_id)
+    return AttemptList(items=[AttemptView.of(attempt) for attempt in found])
+
+
+@router.get("/{job_id}/report", summary="The report card")
+def report(job_id: Id, session: Session, principal: Principal) -> dict[str, Any]:
+    """Teacher and student side by side; 404 until the job has succeeded."""
+    return service.report(session, principal.owner_id, job_id)
+
+
+@router.get("/{job_id}/student", summary="The student's files")
+def student(job_id: Id, session: Session, principal: Principal) -> StudentView:
+    """Their paths, sizes and SHA-256s; 404 until the job has succeeded."""
+    return StudentView.of(service.student(session, principal.owner_id, job_id))
+
+
+@router.head("/{job_id}/student/files/{path:path}", include_in_schema=False)
+@router.get(
+    "/{job_id}/student/files/{path:path}",
+    summary="One file of the student",
+    response_class=Response,
+    responses={
+        200: {"description": "The file", "content": {"application/octet-stream": {}}},
+        206: {"description": "The range that was asked for", "content": {"application/octet-stream": {}}},
+        304: {"description": "If-None-Match names what you have"},
+        416: {"description": "The range starts past the end"},
+    },
+)
+def student_file(
+    *,
+    request: Request,
+    job_id: Id,
+    path: str,
+    session: Session,
+    principal: Principal,
+    storage: Storage,
+) -> Response:
+    """`Range` (one), `If-Range`, `ETag` (the SHA-256) and `If-None-Match`, as in RFC 9110."""
+    model = service.student(session, principal.owner_id, job_id)
+    entry = (model.files or {}).get(path)
+    if entry is None:  # only the manifest turns a path into a storage key
+        raise NotFound("the student has no such file")
+    return files.download(request, storage, f"{model.prefix}/{path}", StoredFile(**entry))

@@ -1,0 +1,197 @@
+"""Jobs on the wire."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas.common import FileEntry, Name, PageQuery, Reference, Request
+from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
+from core.jobs.repository import PlacedJob
+from core.jobs.states import FailureCause, JobStatus
+from core.models.models import Model
+from mixkd.contract.messages import Phase
+from mixkd.contract.spec import DistilSpec
+
+MOST_STEPS = 2**31 - 1  # what the database's integers hold
+MOST_EVENTS = 2**53 - 1  # what every JSON reader holds
+
+
+class JobCreate(Request):
+    """A distillation to be done."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "MiniLM for questions",
+                    "teacher_id": "mdl_01k3v0q2c7y6j5h4g3f2d1s0aq",
+                    "dataset_id": "ds_01k3v0pmz8w9r7t6y5u4i3o2pb",
+                    "recipe": {"student": {"layers": 3}, "distil": {"epochs": 2}, "seed": 7},
+                }
+            ]
+        }
+    )
+
+    name: Name | None = Field(None, description="made of the teacher's and the data set's if left out")
+    teacher_id: Reference
+    dataset_id: Reference
+    recipe: DistilSpec = Field(DistilSpec(), description="what is left out is as in the paper")
+    priority: int = Field(50, ge=0, le=100, description="higher is sooner; then the older job")
+
+
+class JobQuery(PageQuery):
+    """Which jobs to list."""
+
+    status: JobStatus | None = None
+
+
+class EventQuery(PageQuery):
+    """Which events to list."""
+
+    after: int = Field(0, ge=0, le=MOST_EVENTS, description="only events with a higher `seq`")
+
+
+class StreamQuery(Request):
+    """Where a stream starts."""
+
+    after: int = Field(0, ge=0, le=MOST_EVENTS, description="as Last-Event-ID, which takes precedence")
+
+
+class MetricQuery(PageQuery):
+    """Which metrics to list."""
+
+    limit: int = Field(1000, ge=1, le=10_000)
+    phase: Phase | None = None
+    after: int | None = Field(None, ge=0, le=MOST_STEPS, description="only later steps; needs `phase`")
+
+
+class ProgressView(BaseModel):
+    """How far the present phase is, as the trainer last said."""
+
+    phase: Phase
+    step: int
+    steps: int = Field(description="0: this phase has no countable steps")
+    loss: float | None = None
+    examples_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+class FailureView(BaseModel):
+    """Why a job failed, in words to act on."""
+
+    cause: FailureCause
+    detail: str
+    field: str | None = None
+    remedy: str | None = None
+
+
+class JobView(BaseModel):
+    """A job."""
+
+    id: str
+    name: str
+    status: JobStatus
+    queue_position: int | None = Field(description="1 is next; null unless queued")
+    teacher_id: str
+    dataset_id: str
+    recipe: DistilSpec = Field(description="in full, defaults included")
+    priority: int
+    phase: Phase | None
+    progress: ProgressView | None
+    failure: FailureView | None
+    student_id: str | None
+    attempts: int = Field(description="how often a worker has taken the job")
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, placed: PlacedJob) -> "JobView":
+        """The job as its owner sees it."""
+        job = placed.job
+        columns = {
+            name: getattr(job, name) for name in cls.model_fields.keys() & job.__mapper__.columns.keys()
+        }
+        return cls.model_validate(
+            columns
+            | {"queue_position": placed.queue_position, "failure": _failure(job), "attempts": job.fence}
+        )
+
+
+def _failure(job: Job) -> dict[str, Any] | None:
+    if job.failure_cause is None:
+        return None
+    return {"cause": job.failure_cause, "detail": "", **(job.failure or {})}
+
+
+class EventView(BaseModel):
+    """Something that happened to a job."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int = Field(description="from 1, without gaps")
+    at: datetime
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "EventView":
+        """The event as its owner sees it."""
+        return cls.model_validate(event)
+
+
+class MetricView(BaseModel):
+    """Numbers that were logged at a step of a phase."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    phase: Phase
+    step: int
+    at: datetime
+    values: dict[str, float]
+
+    @classmethod
+    def of(cls, metric: JobMetric) -> "MetricView":
+        """The metric as its owner sees it."""
+        return cls.model_validate(metric)
+
+
+class AttemptView(BaseModel):
+    """One run of a job by a worker."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    worker_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Literal["succeeded", "failed", "cancelled", "paused", "handed_back", "lost"] | None
+    cause: FailureCause | None
+    exit_code: int | None
+    log_tail: str | None
+
+    @classmethod
+    def of(cls, attempt: JobAttempt) -> "AttemptView":
+        """The attempt as its owner sees it: never the lease's token."""
+        return cls.model_validate(attempt)
+
+
+class AttemptList(BaseModel):
+    """All runs of a job, oldest first; there are few."""
+
+    items: list[AttemptView]
+
+
+class StudentView(BaseModel):
+    """The files of a student."""
+
+    model_id: str
+    files: list[FileEntry]
+
+    @classmethod
+    def of(cls, model: Model) -> "StudentView":
+        """The student as its owner sees it."""
+        return cls(model_id=model.id, files=FileEntry.manifest(model.files or {}))

@@ -1,0 +1,47 @@
+"""API keys on the wire."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas.common import Name, Request
+from core.accounts.models import ApiKey
+
+
+class KeyCreate(Request):
+    """A key to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "laptop"}]})
+
+    name: Name
+
+
+class KeyView(BaseModel):
+    """A key, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "KeyView":
+        """The key as its owner sees it."""
+        return cls.model_validate(key)
+
+
+class NewKeyView(KeyView):
+    """A key that was just made."""
+
+    key: str | None = Field(
+        description="the key itself: shown this once. Null where the request was a repetition: nobody has it "
+        "any more, so if the first answer was lost, revoke the key and make another"
+    )
+
+
+class KeyList(BaseModel):
+    """All keys of an owner, newest first; there are few."""
+
+    items: list[KeyView]

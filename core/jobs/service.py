@@ -1,0 +1,214 @@
+"""What a user can do with jobs: submit, read, cancel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from core.datasets.models import Dataset
+from core.errors import InvalidInput, NotFound
+from core.imports import ImportStatus
+from core.jobs import events, repository
+from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
+from core.jobs.repository import PlacedJob
+from core.jobs.states import FINAL, JobStatus
+from core.jobs.transitions import transition
+from core.models.models import Model
+from core.paging import Page
+from mixkd.contract import fit
+from mixkd.contract.folder import ModelInfo
+from mixkd.contract.problems import Problem
+from mixkd.contract.rows import DatasetReport
+from mixkd.contract.spec import DistilSpec
+
+
+def create(
+    session: Session,
+    owner_id: str,
+    job_id: str,
+    *,
+    name: str | None,
+    teacher_id: str,
+    dataset_id: str,
+    recipe: DistilSpec,
+    priority: int,
+    max_attempts: int,
+) -> PlacedJob:
+    """Queue a distillation that can work; the caller wakes a worker once this has committed.
+
+    The whole recipe is stored, defaults included: what a job did must not change with a later release.
+
+    Raises:
+        InvalidInput: with everything that is wrong: teacher or data set missing or not ready, or the recipe
+            does not fit them.
+    """
+    teacher = repository.teacher(session, owner_id, teacher_id)
+    dataset = repository.dataset(session, owner_id, dataset_id)
+    problems = [
+        *_unusable("teacher_id", teacher_id, "model", teacher),
+        *_unusable("dataset_id", dataset_id, "data set", dataset),
+    ]
+    if teacher and dataset and not problems:
+        problems = fit.problems(
+            recipe, ModelInfo.model_validate(teacher.info), DatasetReport.model_validate(dataset.report)
+        )
+    if problems or not teacher or not dataset:
+        raise InvalidInput("; ".join(f"{p.field}: {p.problem}" for p in problems), *problems)
+    job = Job(
+        id=job_id,
+        owner_id=owner_id,
+        name=name or f"{teacher.name} on {dataset.name}"[:200],
+        teacher_id=teacher_id,
+        dataset_id=dataset_id,
+        recipe=recipe.model_dump(mode="json"),
+        priority=priority,
+        max_attempts=max_attempts,
+    )
+    session.add(job)
+    session.flush()
+    events.append(session, job_id, "queued")
+    return repository.get(session, owner_id, job_id)
+
+
+def _unusable(field: str, given: str, what: str, found: Model | Dataset | None) -> list[Problem]:
+    if found is None:
+        return [Problem(field, f"there is no {what} of that id", given, f"register the {what} first")]
+    if isinstance(found, Model) and found.kind != "teacher":
+        return [Problem(field, "this model is a student", given, "register it as a teacher first")]
+    if found.status == ImportStatus.IMPORTING:
+        return [Problem(field, f"the {what} is still being imported", given, "wait until it is ready")]
+    if found.status == ImportStatus.REFUSED:
+        return [Problem(field, f"the {what} was refused", given, "see its `refusal` and register it anew")]
+    return []
+
+
+def get(session: Session, owner_id: str, job_id: str) -> PlacedJob:
+    """One job and its place in the queue.
+
+    Raises:
+        NotFound: there is none of that id, or it is another owner's.
+    """
+    return repository.get(session, owner_id, job_id)
+
+
+def require(session: Session, owner_id: str, job_id: str) -> None:
+    """See that this owner has that job.
+
+    Raises:
+        NotFound: there is none of that id, or it is another owner's.
+    """
+    repository.require(session, owner_id, job_id)
+
+
+def page(
+    session: Session, owner_id: str, *, status: JobStatus | None, limit: int, cursor: str | None
+) -> Page[PlacedJob]:
+    """Jobs, newest first."""
+    return repository.page(session, owner_id, status=status, limit=limit, cursor=cursor)
+
+
+def cancel(session: Session, owner_id: str, job_id: str) -> PlacedJob:
+    """Ask for a job's end. Repeating it changes nothing, and neither does asking for it too late.
+
+    A job that waits ends here and now. A running one belongs to its worker, which learns of the request with
+    its next heartbeat.
+
+    Raises:
+        NotFound: there is none of that id, or it is another owner's.
+    """
+    job = repository.lock(session, owner_id, job_id)
+    status = JobStatus(job.status)
+    if status is JobStatus.RUNNING:
+        if job.cancel_requested_at is None:
+            job.cancel_requested_at = func.clock_timestamp()
+            session.flush()
+            events.append(session, job_id, "cancel_requested")
+    elif status not in FINAL:
+        transition(
+            session,
+            job_id,
+            status,
+            JobStatus.CANCELLED,
+            event="cancelled",
+            cancel_requested_at=func.clock_timestamp(),
+        )
+    return repository.get(session, owner_id, job_id)
+
+
+def page_events(
+    session: Session, owner_id: str, job_id: str, *, after: int, limit: int, cursor: str | None
+) -> Page[JobEvent]:
+    """What happened to a job, oldest first.
+
+    Raises:
+        NotFound: there is no such job, or it is another owner's.
+    """
+    repository.require(session, owner_id, job_id)
+    return repository.events(session, owner_id, job_id, after=after, limit=limit, cursor=cursor)
+
+
+def page_metrics(
+    session: Session,
+    owner_id: str,
+    job_id: str,
+    *,
+    phase: str | None,
+    after: int | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[JobMetric]:
+    """Numbers logged at steps, in the order of the phases and steps.
+
+    Raises:
+        InvalidInput: `after` counts the steps of one phase, and none was named.
+        NotFound: there is no such job, or it is another owner's.
+    """
+    if after is not None and phase is None:
+        raise InvalidInput.of(
+            "after", "steps are counted in each phase", value=after, remedy="add `phase`, or use `cursor`"
+        )
+    repository.require(session, owner_id, job_id)
+    return repository.metrics(
+        session,
+        owner_id,
+        job_id,
+        phase=phase,
+        after=-1 if after is None else after,
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+def attempts(session: Session, owner_id: str, job_id: str) -> Sequence[JobAttempt]:
+    """The runs of a job, oldest first.
+
+    Raises:
+        NotFound: there is no such job, or it is another owner's.
+    """
+    repository.require(session, owner_id, job_id)
+    return repository.attempts(session, owner_id, job_id)
+
+
+def report(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
+    """A successful job's report card.
+
+    Raises:
+        NotFound: there is no such job, it is another owner's, or it has no report (yet).
+    """
+    job = repository.get(session, owner_id, job_id).job
+    if job.report is None:
+        raise NotFound(f"the job is {job.status}: only a job that succeeded has a report")
+    return job.report
+
+
+def student(session: Session, owner_id: str, job_id: str) -> Model:
+    """The model that a successful job produced.
+
+    Raises:
+        NotFound: there is no such job, it is another owner's, or it has no student (yet).
+    """
+    status, model = repository.student(session, owner_id, job_id)
+    if model is None:
+        raise NotFound(f"the job is {status}: only a job that succeeded has a student")
+    return model
