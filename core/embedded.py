@@ -42,6 +42,7 @@ __all__ = ["AlreadyRunningError", "EmbeddedError", "postgres", "remove", "valkey
 
 _POLL_SECONDS = 0.02
 _START_SECONDS = 60.0  # recovery after a crash may have much to replay
+_LAUNCHER_SECONDS = 1.0  # one that was just killed takes a moment to let go
 _PREDECESSOR_SECONDS = 30.0
 _SERVERS = ("postgres", "valkey")
 # Servers see nothing of our environment, which may hold secrets; their messages are in English.
@@ -76,7 +77,7 @@ def postgres(data_dir: Path, *, durable: bool = True) -> Iterator[str]:
             _initialise(data_dir, programs, account, log_path, lock)
         # The lock says that no process of this cluster lives, so the pid in the file is another's by now.
         (link / "postmaster.pid").unlink(missing_ok=True)
-        sockets = stack.enter_context(_socket_dir(data_dir, "pg", account))
+        sockets = stack.enter_context(_socket_dir(data_dir, "postgres", account))
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(sockets),
@@ -163,6 +164,8 @@ def remove(data_dir: Path) -> None:
         cluster = (data_dir / "postgres").resolve()
         if cluster.exists():
             shutil.rmtree(cluster)
+        for name in _SERVERS:
+            shutil.rmtree(_socket_path(data_dir, name), ignore_errors=True)
         shutil.rmtree(data_dir)
 
 
@@ -180,7 +183,7 @@ def _only_launcher(data_dir: Path, name: str) -> Iterator[int]:
             stack.callback(os.close, descriptor)
             return descriptor if _lock(descriptor, seconds) else None
 
-        if locked(f"{name}.lock", 0) is None:
+        if locked(f"{name}.lock", _LAUNCHER_SECONDS) is None:
             raise AlreadyRunningError(
                 f"another process runs the servers of {data_dir}: stop it, or choose another data directory"
             )
@@ -247,14 +250,16 @@ def _initialise(
         (data_dir / "postgres").symlink_to(cluster)
 
 
-@contextmanager
-def _socket_dir(data_dir: Path, suffix: str, account: Account | None) -> Iterator[Path]:
-    """A 0700 folder for sockets, removed at the end.
+def _socket_path(data_dir: Path, name: str) -> Path:
+    """Short (a socket's path holds 107 bytes), and the same on every start: what a `kill -9` leaves is
+    used again and does not pile up."""
+    return Path(f"/tmp/mixkd-{os.geteuid()}-{path_key(data_dir)}-{name}")  # noqa: S108 - _socket_dir checks
 
-    Its path is short (a socket's holds 107 bytes) and the same on every start, so that what a
-    `kill -9` leaves is used again and not piled up.
-    """
-    path = Path(f"/tmp/mixkd-{os.geteuid()}-{path_key(data_dir)}-{suffix}")  # noqa: S108 - checked below
+
+@contextmanager
+def _socket_dir(data_dir: Path, name: str, account: Account | None) -> Iterator[Path]:
+    """A 0700 folder for a server's socket, removed at the end."""
+    path = _socket_path(data_dir, name)
     owner = account.uid if account else os.geteuid()
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
