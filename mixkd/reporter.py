@@ -1,0 +1,142 @@
+"""Where the progress of a run goes: to a supervisor's pipe, to a terminal, or to standard output."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from mixkd.contract.messages import Done, Failed, Message, Metric, Phase, PhaseStarted, Progress, encode
+
+Send = Callable[[Message], None]
+
+_SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+class Reporter:
+    """Turns what happens in a run into messages: not too many of them, and no number that is not finite."""
+
+    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
+        self._send = send
+        self._clock = clock
+        self._begin("prepare", 0)
+
+    def _begin(self, phase: Phase, steps: int) -> None:
+        self._phase, self._steps, self._rows = phase, steps, 0
+        self._started = self._clock()
+        self._sent = -math.inf
+
+    def phase(self, phase: Phase, steps: int = 0) -> None:
+        """A phase begins."""
+        self._begin(phase, steps)
+        self._send(PhaseStarted(phase=phase, steps=steps))
+
+    def step(self, step: int, loss: float, rows: int) -> None:
+        """A step was made, over `rows` rows. Only some steps become a message; the last one always does."""
+        self._rows += rows
+        now = self._clock()
+        if now - self._sent < _SECONDS_BETWEEN_PROGRESS and step < self._steps:
+            return
+        self._sent = now
+        elapsed = now - self._started
+        self._send(
+            Progress(
+                phase=self._phase,
+                step=step,
+                steps=self._steps,
+                loss=_finite(loss),
+                examples_per_second=_finite(self._rows / elapsed) if elapsed > 0 else None,
+                seconds_left=_finite(elapsed / step * (self._steps - step)),
+            )
+        )
+
+    def metric(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers worth keeping."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if finite:
+            self._send(Metric(phase=self._phase, step=step, values=finite))
+
+    def done(self) -> None:
+        """The student and the report are there."""
+        self._send(Done())
+
+    def failed(self, failure: Failed) -> None:
+        """The run is over, without a student."""
+        self._send(failure)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def to_pipe(descriptor: int) -> Send:
+    """Send to a supervisor that reads JSON lines from a pipe.
+
+    If nobody reads any more, there is nobody to train for: the process ends (`SystemExit`).
+    """
+    os.set_inheritable(descriptor, False)
+
+    def send(message: Message) -> None:
+        line = memoryview(encode(message))
+        try:
+            while line:
+                line = line[os.write(descriptor, line) :]
+        except BrokenPipeError:
+            print("the supervisor is gone: nobody reads the pipe", file=sys.stderr)  # noqa: T201 - the log
+            raise SystemExit(1) from None
+
+    return send
+
+
+def to_stdout() -> Send:
+    """Send as JSON lines to standard output."""
+
+    def send(message: Message) -> None:
+        sys.stdout.buffer.write(encode(message))
+        sys.stdout.buffer.flush()
+
+    return send
+
+
+def to_terminal() -> Send:
+    """Show a progress bar for each phase, and the validation scores of each epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task: TaskID | None = None
+
+    def send(message: Message) -> None:
+        nonlocal task
+        match message:
+            case PhaseStarted():
+                if task is not None:
+                    bars.update(task, total=bars.tasks[task].total or 1)
+                    bars.update(task, completed=bars.tasks[task].total)
+                bars.start()
+                task = bars.add_task(message.phase, total=message.steps or None, numbers="")
+            case Progress() if task is not None:
+                rate = f"{message.examples_per_second or 0:.0f} rows/s"
+                numbers = f"loss {message.loss:.3f}  {rate}" if message.loss is not None else rate
+                bars.update(task, completed=message.step, numbers=numbers)
+            case Metric() if "validation_accuracy" in message.values:
+                accuracy = message.values["validation_accuracy"]
+                bars.console.print(
+                    f"{message.phase}: step {message.step}, validation accuracy {accuracy:.4f}"
+                )
+            case Done():
+                bars.stop()
+            case Failed():
+                bars.stop()
+                remedy = f" ({message.remedy})" if message.remedy else ""
+                bars.console.print(f"{message.cause}: {message.detail}{remedy}", markup=False, style="red")
+
+    return send
