@@ -1,1 +1,1 @@
-"""The supervisor side of a job: claim, fetch, run the trainer, publish. Imports no torch."""
+"""The supervisor of trainer processes and the control worker. Imports no torch."""

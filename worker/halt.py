@@ -1,0 +1,110 @@
+"""What may end an attempt from outside: the user, the worker's own shutdown, the loss of the lease."""
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from threading import Event, Lock, Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Reason(StrEnum):
+    """Why an attempt must end now."""
+
+    CANCEL = "cancel"
+    SHUTDOWN = "worker_shutdown"
+    LEASE_LOST = "lease_lost"
+
+
+class Halted(Exception):
+    """The attempt was told to end."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def boot_seconds() -> float:
+    """A clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Halt:
+    """One attempt's stop button, pressed from any thread.
+
+    It also presses itself when the lease has surely run out: then another worker may own the job, whatever
+    a database that does not answer would say.
+
+    Args:
+        lease_end: in `boot_seconds`.
+    """
+
+    def __init__(self, lease_end: float) -> None:
+        self._lease_end = lease_end
+        self._reason: Reason | None = None
+        self._pressed = Event()
+        self._lock = Lock()
+
+    def ask(self, reason: Reason) -> None:
+        """End the attempt. The first reason stands, but the loss of the lease outdoes any."""
+        with self._lock:
+            if self._reason is None or reason is Reason.LEASE_LOST:
+                self._reason = reason
+        self._pressed.set()
+
+    def extend(self, lease_end: float) -> None:
+        """The lease was renewed."""
+        self._lease_end = lease_end
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why to end; None: go on."""
+        if boot_seconds() >= self._lease_end:
+            self.ask(Reason.LEASE_LOST)
+        return self._reason
+
+    def wait(self, seconds: float) -> Reason | None:
+        """Wait for a reason to end, `seconds` at most."""
+        until = boot_seconds() + seconds
+        while (reason := self.reason) is None:
+            left = min(until, self._lease_end) - boot_seconds()
+            if left <= 0 and boot_seconds() >= until:
+                return None
+            self._pressed.wait(max(left, 0))
+        return reason
+
+    def check(self) -> None:
+        """Raise `Halted` if the attempt is to end."""
+        if (reason := self.reason) is not None:
+            raise Halted(reason)
+
+
+def interruptible(halt: Halt, work: Callable[[], T]) -> T:
+    """Do blocking work that is left alone once the attempt is to end.
+
+    A transfer that hangs cannot be stopped, only abandoned: its thread calls `halt.check` where it can,
+    tidies up behind itself, and holds nobody up.
+
+    Raises:
+        Halted: the attempt is to end.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+    finished = Event()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    Thread(target=run, name="transfer", daemon=True).start()
+    while not finished.wait(0.05):
+        if halt.reason is not None and not finished.wait(1):
+            halt.check()
+    if errors:
+        raise errors[0]
+    return results[0]

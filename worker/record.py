@@ -1,0 +1,69 @@
+"""Writes a trainer's messages to the database, batched, and through short outages of it."""
+
+import logging
+import time
+from uuid import UUID
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from core.db import SessionFactory
+from core.jobs import claims
+from mixkd.contract.messages import Message, Metric, PhaseStarted, Progress
+
+FLUSH_SECONDS = 1.0
+MAX_METRICS = 10_000  # kept through an outage; then the oldest go
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Collects messages of one attempt; a phase is written at once, the rest about once a second."""
+
+    def __init__(self, sessions: SessionFactory, token: UUID) -> None:
+        self._sessions = sessions
+        self._token = token
+        self._phases: list[PhaseStarted] = []
+        self._metrics: list[Metric] = []
+        self._progress: Progress | None = None
+        self._due = 0.0
+
+    def take(self, message: Message | None) -> None:
+        """Note a message; None: time passes.
+
+        Raises:
+            LeaseLostError: the job is no longer ours.
+        """
+        match message:
+            case PhaseStarted():
+                self._phases.append(message)
+                self._progress = None
+                self._due = 0
+            case Metric():
+                self._metrics.append(message)
+            case Progress():
+                self._progress = message
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was noted. If the database is away, it is kept for the next time.
+
+        Raises:
+            LeaseLostError: the job is no longer ours.
+        """
+        self._due = time.monotonic() + FLUSH_SECONDS
+        if not (self._phases or self._metrics or self._progress):
+            return
+        try:
+            with self._sessions.begin() as session:
+                for phase in self._phases:
+                    claims.enter_phase(session, self._token, phase.phase, phase.steps)
+                if self._metrics:
+                    claims.metrics(session, self._token, self._metrics)
+                if self._progress is not None:
+                    claims.progress(session, self._token, self._progress)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("kept for later what the trainer said: %s", error)
+            del self._metrics[:-MAX_METRICS]
+            return
+        self._phases, self._metrics, self._progress = [], [], None
