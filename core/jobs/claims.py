@@ -165,25 +165,23 @@ def progress(session: Session, token: UUID, last: Progress) -> None:
 
 
 def metrics(session: Session, token: UUID, values: Sequence[Metric]) -> None:
-    """Keep numbers; those of a step that is run again replace the earlier ones.
+    """Keep numbers; those of one step are put together, and a number given again replaces the earlier.
 
     Raises:
         LeaseLostError: the job is no longer ours.
     """
     job = _locked(session, token)
-    rows = {
-        (m.phase, m.step): {
-            "job_id": job.id,
-            "owner_id": job.owner_id,
-            "phase": m.phase,
-            "step": m.step,
-            "values": m.values,
-        }
-        for m in values
-    }
-    if not rows:
+    at_step: dict[tuple[str, int], dict[str, float]] = {}
+    for metric in values:
+        at_step.setdefault((metric.phase, metric.step), {}).update(metric.values)
+    if not at_step:
         return
-    new = insert(JobMetric).values(list(rows.values()))
+    new = insert(JobMetric).values(
+        [
+            {"job_id": job.id, "owner_id": job.owner_id, "phase": phase, "step": step, "values": numbers}
+            for (phase, step), numbers in at_step.items()
+        ]
+    )
     session.execute(
         new.on_conflict_do_update(
             index_elements=[JobMetric.job_id, JobMetric.phase, JobMetric.step],
@@ -360,7 +358,7 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
     ).one_or_none()
     if row is None:
         return None
-    job, teacher, data = row.tuple()
+    job, teacher, data = row
     return Claim(
         job_id=job.id,
         owner_id=job.owner_id,

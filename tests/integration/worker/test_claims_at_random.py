@@ -1,0 +1,154 @@
+"""Any order of two workers, a user and a reconciler leaves a history that makes sense."""
+
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.strategies import sampled_from
+from sqlalchemy import select
+
+from core.jobs import claims
+from core.jobs.claims import CancelledError, Failure, LeaseLostError
+from core.jobs.models import Job
+from core.jobs.states import FINAL, FailureCause, JobStatus, may_follow
+from core.models.models import Model
+from core.storage import StoredFile
+from tests.support.jobs import Bench
+
+WORKERS = sampled_from([0, 1])
+ENDS = {
+    "succeed": lambda session, token: claims.succeed(session, token, {"f": StoredFile(1, "")}, {}, {}),
+    "diverge": lambda session, token: claims.fail(session, token, Failure(FailureCause.DIVERGED, "")),
+    "crash": lambda session, token: claims.fail(session, token, Failure(FailureCause.INTERNAL, "")),
+    "hand_back": lambda session, token: claims.hand_back(session, token, "worker_shutdown"),
+    "cancelled": claims.cancelled,
+}
+
+
+def machine(bench: Bench) -> type[RuleBasedStateMachine]:
+    """The rules, bound to a database."""
+
+    class Service(RuleBasedStateMachine):
+        @initialize()
+        def start(self) -> None:
+            self.workers = [bench.worker(), bench.worker()]
+            self.tokens: list[UUID | None] = [None, None]  # what each worker believes it holds
+            self.jobs = [bench.submit(), bench.submit()]
+            self.seen: dict[str, tuple[JobStatus, int, int]] = {}
+            self.drain()
+
+        def drain(self) -> None:
+            """Jobs of earlier runs are out of the way."""
+            with bench.sessions.begin() as session:
+                for job in session.scalars(select(Job).where(Job.status == "queued")):
+                    if job.id not in self.jobs:
+                        claims.transition(
+                            session, job.id, JobStatus.QUEUED, JobStatus.CANCELLED, event="cancelled"
+                        )
+                for job in session.scalars(select(Job).where(Job.status == "running")):
+                    assert job.lease_token is not None
+                    claims.cancelled(session, job.lease_token)
+
+        @rule(worker=WORKERS)
+        def claim(self, worker: int) -> None:
+            token = uuid4()
+            with bench.sessions.begin() as session:
+                if claims.claim(session, self.workers[worker], token, 60) is not None:
+                    self.tokens[worker] = token
+
+        @rule(worker=WORKERS)
+        def renew(self, worker: int) -> None:
+            if (token := self.tokens[worker]) is not None:
+                with bench.sessions.begin() as session:
+                    try:
+                        claims.renew(session, token, 60)
+                    except LeaseLostError:
+                        self.tokens[worker] = None
+
+        @rule(worker=WORKERS)
+        def let_the_lease_run_out(self, worker: int) -> None:
+            """The worker still believes that it holds the job: it is frozen."""
+            if (token := self.tokens[worker]) is not None:
+                with bench.sessions.begin() as session:
+                    job = session.scalars(select(Job).where(Job.lease_token == token)).one_or_none()
+                    if job is not None:
+                        claims.renew(session, token, -1)
+                        claims.expire_leases(session)
+
+        @rule(worker=WORKERS, end=sampled_from(sorted(ENDS)), again=sampled_from([False, True]))
+        def end(self, worker: int, end: str, again: bool) -> None:
+            if (token := self.tokens[worker]) is None:
+                return
+            for _ in range(2 if again else 1):
+                owns = self.owner_of(token)
+                try:
+                    with bench.sessions.begin() as session:
+                        ENDS[end](session, token)
+                except LeaseLostError:
+                    assert not owns
+                except CancelledError:
+                    assert end == "succeed"
+                    assert owns
+                    return  # it is to be cancelled, and still ours
+            self.tokens[worker] = None
+
+        @rule(number=sampled_from([0, 1]))
+        def cancel(self, number: int) -> None:
+            bench.cancel(self.jobs[number])
+
+        def owner_of(self, token: UUID) -> bool:
+            with bench.sessions() as session:
+                return session.scalar(select(Job.id).where(Job.lease_token == token)) is not None
+
+        @invariant()
+        def history_makes_sense(self) -> None:
+            for job_id in getattr(self, "jobs", []):
+                self.check(job_id)
+
+        def check(self, job_id: str) -> None:
+            job, events, attempts = bench.job(job_id), bench.events(job_id), bench.attempts(job_id)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1))
+            assert job.event_seq == len(events)
+            assert [attempt.number for attempt in attempts] == list(range(1, job.fence + 1))
+            running = [attempt for attempt in attempts if attempt.outcome is None]
+            assert len(running) == (job.status == "running")
+            charged = sum(attempt.outcome in {"failed", "lost"} for attempt in attempts)
+            assert job.charged_failures <= charged <= job.max_attempts
+            types = [event.type for event in events]
+            assert sum(word in {"succeeded", "failed", "cancelled"} for word in types) == (
+                JobStatus(job.status) in FINAL
+            )
+            assert types.count("succeeded") == len(students(bench, job_id)) <= 1
+            if "cancel_requested" in types:
+                after = types[types.index("cancel_requested") + 1 :]
+                assert set(after) <= {"cancelled"}, (
+                    "a job asked to end neither goes on nor succeeds"
+                )
+            status = JobStatus(job.status)
+            if job_id in self.seen:
+                before, seq, _ = self.seen[job_id]
+                assert status == before or seq < len(events)
+                assert len(events) - seq > 1 or status == before or may_follow(before, status)
+            self.seen[job_id] = status, len(events), job.fence
+
+    return Service
+
+
+def students(bench: Bench, job_id: str) -> list[str]:
+    with bench.sessions() as session:
+        query = select(Model.id).where(Model.kind == "student", Model.prefix.startswith(f"jobs/{job_id}/"))
+        return list(session.scalars(query))
+
+
+@pytest.mark.timeout(240)
+def test_any_order_of_events_leaves_a_history_that_makes_sense(bench: Bench) -> None:
+    run_state_machine_as_test(
+        machine(bench),
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
