@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -92,12 +92,38 @@ def wanted(path: str) -> bool:
     )
 
 
+def refuse_unusable_weights(names: Collection[str]) -> None:
+    """Judge a model's weights by the names of its files alone.
+
+    Raises:
+        RefusedError: there are no safetensors among them.
+    """
+    if WEIGHTS in names or INDEX in names:
+        return
+    pickled = sorted(name for name in names if PurePosixPath(name).suffix.lower() in _PICKLED)
+    if pickled:
+        raise _refuse(
+            pickled[0],
+            "the weights are in a format that can run code when it is opened; it was not opened",
+            pickled[:20],
+            "convert them to safetensors: load the model where you trust it and call `save_pretrained`",
+        )
+    raise _refuse(WEIGHTS, "the folder has no weights", None, "add model.safetensors")
+
+
 def inspect_folder(folder: Path) -> ModelInfo:
     """Decide whether a folder is a model we can use, and say what it is.
 
     Raises:
         RefusedError: with the fields `folder` or the name of a file in it.
     """
+    try:
+        return _inspect(folder)
+    except OSError:  # no permission, or a file that went away meanwhile
+        raise _refuse("folder", "it cannot be read", None, "make every file in it readable") from None
+
+
+def _inspect(folder: Path) -> ModelInfo:
     files = _files(folder)
     _refuse_code(files)
     config = _config(folder, files)
@@ -268,19 +294,10 @@ def _labels(config: Mapping[str, object], family: Family, tensors: Mapping[str, 
 
 
 def _tensors(folder: Path, files: Mapping[str, int]) -> dict[str, Tensor]:
+    refuse_unusable_weights(files)
     if WEIGHTS in files:
         return read_safetensors_header(folder / WEIGHTS)
-    if INDEX in files:
-        return _sharded(folder, files)
-    pickled = sorted(name for name in files if PurePosixPath(name).suffix.lower() in _PICKLED)
-    if pickled:
-        raise _refuse(
-            pickled[0],
-            "the weights are in a format that can run code when it is opened; it was not opened",
-            pickled[:20],
-            "convert them to safetensors: load the model where you trust it and call `save_pretrained`",
-        )
-    raise _refuse(WEIGHTS, "the folder has no weights", None, "add model.safetensors")
+    return _sharded(folder, files)
 
 
 def _sharded(folder: Path, files: Mapping[str, int]) -> dict[str, Tensor]:

@@ -203,14 +203,11 @@ def listed(names: Sequence[str], limit: int = BAD_ROWS_SHOWN) -> str:
 
 
 def _bad_rows(name: str, bad: Sequence[BadRow], total: int) -> Problem:
-    first = bad[0]
-    more = "" if total == 1 else f", and {total - 1} more bad row{'s' if total > 2 else ''}"
-    return Problem(
-        name,
-        f"line {first.line}: {first.problem}{more}",
-        {"bad_rows": total, "lines": [{"line": row.line, "problem": row.problem} for row in bad]},
-        "correct or remove these rows",
-    )
+    """Field, and as the value the numbers of the lines; their reasons are in the text."""
+    reasons = "; ".join(f"line {row.line}: {row.problem}" for row in bad)
+    more = f"; and {total - len(bad)} more" if total > len(bad) else ""
+    count = "" if total == 1 else f"{total} bad rows: "
+    return Problem(name, f"{count}{reasons}{more}", [row.line for row in bad], "correct or remove these rows")
 
 
 def _text_hash(row: Row) -> int:

@@ -38,8 +38,8 @@ def refusal(
 
 
 def bad_lines(problem: Problem) -> list[int]:
-    assert isinstance(problem.value, dict)
-    return [entry["line"] for entry in problem.value["lines"]]
+    assert isinstance(problem.value, list)
+    return problem.value
 
 
 def test_a_byte_order_mark_crlf_and_integer_labels_are_read(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_an_unclosed_quote_is_reported_where_it_opens(tmp_path: Path) -> None:
 def test_the_first_twenty_bad_lines_and_their_number_are_reported(tmp_path: Path) -> None:
     (problem,) = refusal(tmp_path, {"train": GOOD + b"no\n" * 25})
     assert bad_lines(problem) == list(range(3, 23))
-    assert isinstance(problem.value, dict)
-    assert problem.value["bad_rows"] == 25
+    assert problem.problem.startswith("25 bad rows: line 3: ")
+    assert problem.problem.endswith("; and 5 more")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "tsv"])
