@@ -78,9 +78,10 @@ def run_trainer(
     folder.mkdir(mode=0o700, exist_ok=True)
     log_path = folder / "trainer.log"
     kills_before = _out_of_memory_kills()
-    done, failed = False, None
-    reading, writing = os.pipe()
-    try:
+    done, failed, hung = False, None, False
+    with contextlib.ExitStack() as stack:
+        reading, writing = os.pipe()
+        stack.callback(os.close, reading)
         try:
             with processes.open_log(log_path) as output:
                 process = processes.spawn(
@@ -93,14 +94,13 @@ def run_trainer(
                 )
         finally:
             os.close(writing)  # the trainer's copy is the last: its end is the end of the pipe
-        with _ended_by(halt, process.pid, grace):
-            for message in _messages(reading, lambda: _has_exited(process.pid)):
-                done = done or isinstance(message, Done)
-                failed = message if isinstance(message, Failed) else failed
-                on_message(message)
-            hung = not _await_exit(process.pid, EXIT_SECONDS)
-    finally:
-        os.close(reading)
+        stack.callback(process.wait)
+        stack.enter_context(_ended_by(halt, process.pid, grace))
+        for message in _messages(reading, lambda: _has_exited(process.pid)):
+            done = done or isinstance(message, Done)
+            failed = message if isinstance(message, Failed) else failed
+            on_message(message)
+        hung = not _await_exit(process.pid, EXIT_SECONDS)
     code = process.wait()
     return Exit(
         code=code,
