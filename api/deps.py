@@ -15,6 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import core.accounts.service
 import core.config
+import core.db
 import core.queue
 import core.storage
 from core.errors import Unauthenticated
@@ -53,6 +54,11 @@ def _settings(request: Request) -> core.config.Settings:
     return cast("core.config.Settings", request.app.state.settings)
 
 
+def _sessions(request: Request) -> core.db.SessionFactory:
+    """For what takes long: it opens its own transactions, each as short as it can be."""
+    return cast("core.db.SessionFactory", request.app.state.sessions)
+
+
 def _storage(request: Request) -> core.storage.Storage:
     return cast("core.storage.Storage", request.app.state.storage)
 
@@ -64,5 +70,6 @@ def _queue(request: Request) -> core.queue.Queue:
 Session = Annotated[sqlalchemy.orm.Session, Depends(_session, scope="function")]
 Principal = Annotated[core.accounts.service.Principal, Depends(require_principal)]
 Settings = Annotated[core.config.Settings, Depends(_settings)]
+Sessions = Annotated[core.db.SessionFactory, Depends(_sessions)]
 Storage = Annotated[core.storage.Storage, Depends(_storage)]
 Queue = Annotated[core.queue.Queue, Depends(_queue)]

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import deps, middleware, problems
-from api.routes import health, jobs, keys
+from api.routes import datasets, health, jobs, keys, models
 from api.schemas.common import ProblemDocument
 from core import db, schema
 from core.config import Settings
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
 
     app.include_router(health.router, responses={503: _ERRORS[503]})
-    for router in (jobs.router, keys.router):
+    for router in (datasets.router, models.router, jobs.router, keys.router):
         app.include_router(
             router, prefix="/v1", dependencies=[Depends(deps.require_principal)], responses=_ERRORS
         )
