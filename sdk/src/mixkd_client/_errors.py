@@ -143,10 +143,11 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 def from_response(response: "httpx.Response") -> ApiError:
     """The error that an answer stands for; its body has been read. A proxy's own page is one, too."""
-    document = ProblemDocument(status=response.status_code, detail=response.reason_phrase)
+    document = ProblemDocument(detail=response.reason_phrase)
     if "json" in response.headers.get("content-type", ""):
         with suppress(ValueError):  # a proxy's JSON: the status line has to do
             document = ProblemDocument.model_validate_json(response.content)
+    document = document.model_copy(update={"status": response.status_code})
     return _BY_STATUS.get(response.status_code, ServerError)(document)
 
 

@@ -1,12 +1,11 @@
 """A job's events as they happen, over connections that may break."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import httpx
-from httpx_sse import EventSource, ServerSentEvent
+from httpx_sse import EventSource
 
 from mixkd_client._errors import ApiError, ConnectionFailed, TimedOut
 from mixkd_client._transport import worth_retrying
@@ -49,7 +48,7 @@ def follow(
                     if message.event == "progress":
                         yield Progress.model_validate_json(message.data)
                         continue
-                    event = _event(message)
+                    event = Event.model_validate_json(message.data)
                     if event.seq <= last:
                         continue  # a replay that begins too early
                     last, over = event.seq, event.type in FINAL
@@ -74,9 +73,3 @@ def _check(deadline: float | None) -> None:
 def _headers(last: int) -> dict[str, str]:
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     return {**headers, "Last-Event-ID": str(last)} if last else headers
-
-
-def _event(message: ServerSentEvent) -> Event:
-    """The stream sends an event whole, or only its `data`, with number and type in the frame."""
-    body = json.loads(message.data)
-    return Event.model_validate({"seq": int(message.id), "type": message.event, **body})
