@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from mixkd.contract.messages import Failed
 from mixkd.contract.problems import RefusedError
+from mixkd.failures import explain
 from mixkd.inputs import check, read_spec
 from mixkd.reporter import Reporter, Send, to_pipe, to_stdout, to_terminal
 
@@ -28,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     if given.pipe is not None:
         _die_with_parent()
-    return _run(given.spec, given.dir, given.device, _send(given.pipe))
+    try:
+        return _run(given.spec, given.dir, given.device, _send(given.pipe))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,22 +68,12 @@ def _run(spec_file: Path, folder: Path, device: str | None, send: Send) -> int:
         from mixkd.run import run
 
         run(spec, folder, reporter, device)
-    except RefusedError as refused:
-        from mixkd.failures import explain
-
-        reporter.failed(explain(refused))
-        return 1
     except Exception as error:
-        traceback.print_exc()
-        reporter.failed(_explained(error))
+        if not isinstance(error, RefusedError):  # what a refusal has to say is in its message
+            traceback.print_exc()
+        reporter.failed(explain(error))
         return 1
     return 0
-
-
-def _explained(error: Exception) -> Failed:
-    from mixkd.failures import explain
-
-    return explain(error)
 
 
 def _quiet_libraries() -> None:

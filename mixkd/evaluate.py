@@ -13,6 +13,7 @@ from mixkd.batching import Batch, Indices, collate, ordered_batches
 from mixkd.classifier import embed, logits, ready_to_answer
 from mixkd.contract.spec import Strict
 from mixkd.data import Encoded
+from mixkd.failures import NotFiniteError
 from mixkd.metrics import Scores, accuracy, macro_f1
 
 _BATCH = 64
@@ -20,10 +21,6 @@ _WARM_UP = 5
 _SINGLE_ROWS = 200  # one row at a time, for the latency
 _FULL_BATCHES = 30  # of 32 rows, for the throughput
 _PATIENCE = 10.0  # seconds that either measurement may take; then what there is must do
-
-
-class NotFiniteError(Exception):
-    """A model answered with NaN or infinity."""
 
 
 class Speed(Strict):

@@ -1,11 +1,23 @@
-"""Why a run ended without a student, in words for its user."""
+"""Why a run ends without a student: the errors, and what their user is told. Needs no torch.
 
-import torch
+- `RefusedError` (mixkd.contract.problems): an input that cannot work
+- `DivergedError`: a loss, a gradient or an answer stopped being a finite number
+"""
 
-from mixkd.contract.messages import Failed
+from mixkd.contract.messages import Failed, Phase
 from mixkd.contract.problems import RefusedError
-from mixkd.evaluate import NotFiniteError
-from mixkd.train import DivergedError
+
+
+class DivergedError(Exception):
+    """The loss or its gradient was not finite at `step`, counted from 1, or the answers after it were not."""
+
+    def __init__(self, phase: Phase, step: int, learning_rate: float) -> None:
+        super().__init__(f"not finite at step {step} of {phase}, learning rate {learning_rate:.3g}")
+        self.phase, self.step, self.learning_rate = phase, step, learning_rate
+
+
+class NotFiniteError(Exception):
+    """A model answered with NaN or infinity, so that no score would mean anything."""
 
 
 def explain(error: Exception) -> Failed:
@@ -50,7 +62,7 @@ def _diverged(error: DivergedError) -> Failed:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return True
     # The CPU's allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,5 +1,6 @@
 """Where the progress of a run goes: to a supervisor's pipe, to a terminal, or to standard output."""
 
+import atexit
 import math
 import os
 import sys
@@ -112,6 +113,7 @@ def to_terminal() -> Send:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+    atexit.register(bars.stop)  # an interrupted run must not leave the terminal without its cursor
     task: TaskID | None = None
 
     def send(message: Message) -> None:

@@ -19,4 +19,5 @@ def build_student(teacher: PreTrainedModel, layers: int) -> PreTrainedModel:
     assert layers <= len(stack)
     setattr(owner, name, stack[:layers])
     setattr(student.config, known.layers_key, layers)
+    student.config.problem_type = "single_label_classification"  # whatever the teacher was made for
     return student

@@ -14,19 +14,12 @@ from mixkd.classifier import ready_to_answer
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import Strict, TrainSpec
 from mixkd.data import Encoded
-from mixkd.evaluate import NotFiniteError, evaluate
+from mixkd.evaluate import evaluate
+from mixkd.failures import DivergedError, NotFiniteError
 from mixkd.metrics import Scores
 from mixkd.objectives import Objective
 from mixkd.randomness import generator, seed_torch
 from mixkd.reporter import Reporter
-
-
-class DivergedError(Exception):
-    """The loss, its gradient or the model's answers stopped being finite numbers."""
-
-    def __init__(self, phase: Phase, step: int, learning_rate: float) -> None:
-        super().__init__(f"not finite at step {step} of {phase}, learning rate {learning_rate:.3g}")
-        self.phase, self.step, self.learning_rate = phase, step, learning_rate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,176 @@
+"""Whole runs on tiny models: from a description to a folder that plain transformers loads."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from mixkd.contract.messages import Done, Message, PhaseStarted
+from mixkd.contract.problems import RefusedError
+from mixkd.contract.spec import RunSpec
+from mixkd.export import weights_bytes
+from mixkd.failures import DivergedError
+from mixkd.report import Report
+from mixkd.reporter import Reporter
+from mixkd.run import run
+
+MakeSpec = Callable[..., RunSpec]
+
+
+def test_two_runs_give_the_same_student_to_the_bit(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run(make_spec(seed=7), tmp_path / name, reporter, "cpu")
+    one, two = (tmp_path / name / "student" / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_phases_are_told_in_order_and_the_report_says_what_was_done(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, messages: list[Message]
+) -> None:
+    run(make_spec(), tmp_path, reporter, "cpu")
+    phases = [m.phase for m in messages if isinstance(m, PhaseStarted)]
+    assert phases == ["prepare", "teach", "distil", "evaluate", "export"]
+    assert messages[-1] == Done()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "student"]
+
+    report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+    assert (report.teacher.layers, report.student.layers) == (4, 2)
+    assert report.student.parameters < report.teacher.parameters
+    assert report.student.bytes == (tmp_path / "student" / "model.safetensors").stat().st_size
+    assert report.data.labels == ["blue", "green", "red"]
+    assert report.data.splits.test_from == "file"
+    assert set(report.data.files) == {"train", "validation", "test"}
+    assert report.teach is not None
+    assert report.teach.steps == 16
+    assert report.student.speed.examples_per_second > 0
+    assert report.comparison.parameters < 1
+
+
+_PLAIN = """
+import json, sys
+from transformers import pipeline
+classify = pipeline("text-classification", model=sys.argv[1], device="cpu", top_k=None)
+print(json.dumps(classify(["word1 red word2", "a much longer text " * 3 + "blue"])))
+assert not [name for name in sys.modules if name.split(".")[0] == "mixkd"]
+"""
+
+
+def test_the_exported_folder_loads_in_another_process_with_plain_transformers(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    run(make_spec(), tmp_path, reporter, "cpu")
+    out = subprocess.run(
+        [sys.executable, "-c", _PLAIN, str(tmp_path / "student")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr
+    answers = json.loads(out.stdout.splitlines()[-1])
+    assert {score["label"] for score in answers[0]} == {"red", "green", "blue"}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()}
+    assert set(files) >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    here = str(tmp_path.parent).encode()
+    assert not [name for name, content in files.items() if here in content or b"/tmp" in content]
+
+
+def test_a_teacher_with_a_head_is_used_as_it_came_by_the_names_of_its_labels(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    report = run(make_spec(teacher=classifier_folder), tmp_path, reporter, "cpu")
+    assert report.teach is None
+    assert report.data.labels == ["none", "blue", "green", "red"]
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config["id2label"] == {"0": "none", "1": "blue", "2": "green", "3": "red"}
+
+
+def test_always_gives_the_teacher_a_new_head_for_the_labels_of_the_data(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    teach = {"when": "always", "epochs": 1, "batch_size": 8}
+    report = run(make_spec(teacher=classifier_folder, teach=teach), tmp_path, reporter, "cpu")
+    assert report.teach is not None
+    assert report.data.labels == ["blue", "green", "red"]
+    assert len(load_file(tmp_path / "student" / "model.safetensors")["classifier.bias"]) == 3
+
+
+def test_a_new_head_is_new_even_where_the_old_one_would_fit(classifier_folder: Path) -> None:
+    from mixkd.teacher import load_teacher, load_with_new_head
+
+    old = load_teacher(classifier_folder)
+    new = load_with_new_head(classifier_folder, ["a", "b", "c", "d"])
+    assert not torch.equal(old.classifier.weight, new.classifier.weight)
+    assert torch.equal(old.bert.pooler.dense.weight, new.bert.pooler.dense.weight)
+    assert new.config.id2label == {0: "a", 1: "b", 2: "c", 3: "d"}
+
+
+def test_a_teacher_with_nan_weights_diverges_and_nothing_is_exported(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in classifier_folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["bert.encoder.layer.3.output.dense.weight"][0, 0] = float("nan")  # a layer the student has not
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(DivergedError) as caught:
+        run(make_spec(teacher=broken), out, reporter, "cpu")
+    assert (caught.value.phase, caught.value.step) == ("distil", 1)
+    assert list(out.iterdir()) == []
+
+
+def test_an_absurd_learning_rate_diverges(make_spec: MakeSpec, tmp_path: Path, reporter: Reporter) -> None:
+    teach = {"epochs": 5, "batch_size": 8, "learning_rate": 1e30, "warmup_ratio": 0}
+    with pytest.raises(DivergedError):
+        run(make_spec(teach=teach), tmp_path, reporter, "cpu")
+
+
+def test_more_layers_than_the_teacher_has_are_refused_before_anything_is_loaded(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    with pytest.raises(RefusedError, match="4 layers"):
+        run(make_spec(student={"layers": 5}), tmp_path, reporter, "cpu")
+
+
+def test_weights_that_are_missing_are_refused(
+    make_spec: MakeSpec, encoder_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    for file in encoder_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RefusedError):
+        run(make_spec(teacher=tmp_path), tmp_path, reporter, "cpu")
+
+
+def test_a_second_run_replaces_the_first_ones_student(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "stale").touch()
+    run(make_spec(), tmp_path, reporter, "cpu")
+    assert not (tmp_path / "student" / "stale").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    assert weights_bytes(model) == (tmp_path / "student" / "model.safetensors").stat().st_size
+
+
+def test_a_device_that_is_not_there_is_refused(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    with pytest.raises(RefusedError, match="cuda:99"):
+        run(make_spec(), tmp_path, reporter, "cuda:99")
