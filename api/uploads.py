@@ -51,9 +51,15 @@ class Received:
         try:
             return model.model_validate(self.fields)
         except ValidationError as error:
-            raise RequestValidationError(
-                [{**found, "loc": ("body", *found["loc"])} for found in error.errors()]
-            ) from error
+            raise RequestValidationError([_in_body(found) for found in error.errors()]) from error
+
+
+def _in_body(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A validation error as FastAPI would have made it of a body."""
+    placed = {**found, "loc": ("body", *found["loc"])}
+    if found["type"] == "json_invalid":  # of a field that holds JSON: the body itself is none
+        return placed | {"type": "json_field", "ctx": {"remedy": "send a JSON object in it"}}
+    return placed
 
 
 @asynccontextmanager
@@ -159,9 +165,8 @@ class _Parts:
 
     def _unknown(self, is_file: bool) -> InvalidInput:
         if self._name in self.file_names | self.field_names:
-            problem, remedy = (
-                ("it is no file", "send it as text") if is_file else ("it is no text", "send a file")
-            )
+            problem = "it is sent as a file" if is_file else "it is sent as text"
+            remedy = "send it as text" if is_file else "send it as a file"
         else:
             known = ", ".join(sorted(self.field_names | self.file_names))
             problem, remedy = "no such field", f"there are {known}"
