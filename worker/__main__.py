@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-from core import schema
+from sqlalchemy.exc import OperationalError
+
+from core import log, schema
 from core.config import Settings
-from core.db import connect, session_factory
+from core.db import SessionFactory, connect, session_factory
+from core.errors import MixkdError
 from core.ids import new_id
 from core.queue import CONTROL, JOBS, Queue, celery_app
 from core.storage import Storage
@@ -28,7 +31,7 @@ IMPORT_THREADS = 2
 STOP_SECONDS = 6.0
 STOP_IMPORTS_SECONDS = 2.0
 
-log = logging.getLogger("worker")
+logger = logging.getLogger("worker")
 
 
 def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINER) -> int:
@@ -40,18 +43,25 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--control", action="store_true", help="import, expire leases, resend lost messages")
     options = parser.parse_args(arguments)
+    log.configure()
     settings = Settings()
-    logging.basicConfig(level=logging.INFO)
-    return run_control(settings) if options.control else run_jobs(settings, trainer)
-
-
-def run_jobs(settings: Settings, trainer: Sequence[str]) -> int:
-    """Claim and run jobs."""
     engine = connect(settings)
-    schema.require_current(engine)
+    try:
+        schema.require_current(engine)
+    except (MixkdError, OperationalError) as error:
+        problem = (
+            error.detail if isinstance(error, MixkdError) else f"the database does not answer: {error.orig}"
+        )
+        print(f"python -m worker: {problem}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
+        return 1
     sessions = session_factory(engine)
+    return run_control(settings, sessions) if options.control else run_jobs(settings, sessions, trainer)
+
+
+def run_jobs(settings: Settings, sessions: SessionFactory, trainer: Sequence[str]) -> int:
+    """Claim and run jobs."""
     for name in sweep(settings.work_dir):
-        log.info("removed what a dead worker left: %s", name)
+        logger.info("removed what a dead worker left: %s", name)
     worker_id = new_id("wrk")
     with sessions.begin() as session:
         workers.register(session, worker_id, socket.gethostname(), os.getpid(), device())
@@ -84,15 +94,12 @@ def run_jobs(settings: Settings, trainer: Sequence[str]) -> int:
         heart.stop()
 
 
-def run_control(settings: Settings) -> int:
+def run_control(settings: Settings, sessions: SessionFactory) -> int:
     """Import data sets and models, and reconcile now and then.
 
     The reconciler has a thread and a clock of its own: sent as a message by Celery beat, it would wait
     behind imports, and leases would not expire while the broker is away.
     """
-    engine = connect(settings)
-    schema.require_current(engine)
-    sessions = session_factory(engine)
     broker_url = settings.broker_url.get_secret_value()
     queue = Queue(broker_url)
     stopping = Event()
@@ -102,7 +109,7 @@ def run_control(settings: Settings) -> int:
             try:
                 reconcile(sessions, queue, settings)
             except Exception:
-                log.exception("could not reconcile; trying again in %s s", settings.reconcile_seconds)
+                logger.exception("could not reconcile; trying again in %s s", settings.reconcile_seconds)
             stopping.wait(settings.reconcile_seconds)
 
     app = celery_app(broker_url)

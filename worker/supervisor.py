@@ -15,6 +15,7 @@ from core.db import SessionFactory
 from core.jobs import claims
 from core.jobs.claims import CancelledError, Claim, Failure, LeaseLostError
 from core.jobs.states import FailureCause
+from core.log import bound
 from core.queue import Queue
 from core.storage import CorruptFileError, Storage
 from mixkd.contract.messages import PhaseStarted
@@ -110,14 +111,14 @@ class Supervisor:
         halt = self._halt = Halt(self._heart.lease_end(asked_at))
         if self._stopping.is_set():  # it was set before `stop` could see this halt
             halt.ask(Reason.SHUTDOWN)
-        log.info("job %s: attempt %d begins", claim.job_id, claim.fence)
-        try:
-            with self._heart.holding(claim.token, halt):
+        with bound(job_id=claim.job_id, attempt=claim.fence), self._heart.holding(claim.token, halt):
+            try:
+                log.info("the attempt begins")
                 self._attempt(claim, halt)
-        except (LeaseLostError, Halted):
-            log.warning("job %s: attempt %d lost its lease", claim.job_id, claim.fence)
-        finally:
-            self._halt = None
+            except (LeaseLostError, Halted):
+                log.warning("the attempt lost its lease")
+            finally:
+                self._halt = None
         return True
 
     def _claim(self) -> Claim | None:
@@ -143,16 +144,14 @@ class Supervisor:
             with workdir(self._work_dir, f"{claim.job_id}-{claim.fence}") as folder:
                 student = self._produce(claim, folder, halt)
                 self._commit_student(claim, student, halt)
-            log.info("job %s: attempt %d succeeded", claim.job_id, claim.fence)
+            log.info("the job succeeded")
         except LeaseLostError:
             raise
         except Exception as error:
             if isinstance(error, Halted) and error.reason is Reason.LEASE_LOST:
                 raise
             expected = isinstance(error, Halted | CancelledError | AttemptFailed)
-            log.warning(
-                "job %s: attempt %d ends: %s", claim.job_id, claim.fence, error, exc_info=not expected
-            )
+            log.warning("the attempt ends: %s", error, exc_info=not expected)
             self._commit(halt, _ending(claim, error))
         if self._stopping.is_set():
             self._queue.wake()  # a job handed back should not wait for the reconciler

@@ -122,9 +122,7 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
             assert types.count("succeeded") == len(students(bench, job_id)) <= 1
             if "cancel_requested" in types:
                 after = types[types.index("cancel_requested") + 1 :]
-                assert set(after) <= {"cancelled"}, (
-                    "a job asked to end neither goes on nor succeeds"
-                )
+                assert set(after) <= {"cancelled"}, "a job asked to end neither goes on nor succeeds"
             status = JobStatus(job.status)
             if job_id in self.seen:
                 before, seq, _ = self.seen[job_id]
