@@ -11,8 +11,6 @@ from mixkd_client._errors import ApiError, ConnectionFailed, CorruptDownload
 from mixkd_client._transport import worth_retrying
 from mixkd_client._types import StudentFile
 
-CHUNK = 1 << 20
-
 Open = Callable[[str, Mapping[str, str]], AbstractContextManager[httpx.Response]]
 
 
@@ -74,7 +72,7 @@ def _append(
     with open_at({"Range": f"bytes={have}-"} if have else {}) as response:
         continued = response.status_code == httpx.codes.PARTIAL_CONTENT
         with path.open("ab" if continued else "wb") as out:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as it comes: a chunk that is still being filled would be lost
                 out.write(chunk)
 
 
