@@ -80,7 +80,7 @@ def demonstrate(console: Console) -> None:
     console.print("data      TREC: 5,381 distinct questions of 6 kinds")
     data = materials.trec()
 
-    with service.running(DATA_DIR, OUT / "service.log", MIXKD_MODEL_ROOTS=str(teacher)) as (url, key):
+    with service.running(DATA_DIR, OUT / "service.log", teacher) as (url, key):
         console.print(f"service   {url} (Postgres, Valkey, API, workers), its log is {OUT / 'service.log'}")
         with Client(url, key) as client:
             report = distil(client, console, teacher, data)

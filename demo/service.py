@@ -25,13 +25,11 @@ class DemoError(Exception):
 
 
 @contextmanager
-def running(data_dir: Path, log: Path, **settings: str) -> Iterator[tuple[str, str]]:
+def running(data_dir: Path, log: Path, model_root: Path) -> Iterator[tuple[str, str]]:
     """`mixkd-server up` on a free port; yields its address and an API key.
 
-    It gets SIGTERM when we die, however we die.
-
-    Args:
-        settings: environment variables of the service; no other `MIXKD_…` variable reaches it.
+    It gets SIGTERM when we die, however we die. No `MIXKD_…` variable reaches it: what we show is the
+    service as it comes.
 
     Raises:
         DemoError: it does not get ready; the message ends with its log.
@@ -39,17 +37,9 @@ def running(data_dir: Path, log: Path, **settings: str) -> Iterator[tuple[str, s
     ready_file = data_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
     server = Path(sys.executable).with_name("mixkd-server")
-    command: list[str | Path] = [
-        server,
-        "up",
-        "--data-dir",
-        data_dir,
-        "--port",
-        "0",
-        "--ready-file",
-        ready_file,
-    ]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MIXKD_")} | settings
+    where: list[str | Path] = ["--data-dir", data_dir, "--model-root", model_root]
+    command = [server, "up", *where, "--port", "0", "--ready-file", ready_file]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MIXKD_")}
     with log.open("wb") as output:
         process = processes.spawn(command, death_signal=signal.SIGTERM, output=output, env=env)
         try:
