@@ -3,11 +3,13 @@
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from threading import Timer
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ def serve(
         watchdog.daemon = True
         watchdog.start()
 
+    # Celery warns a root user of pickles in messages; ours are JSON, and nothing else is accepted.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_leave_logging_alone, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)

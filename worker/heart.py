@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from uuid import UUID
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from core.db import SessionFactory
 from core.jobs import claims
 from core.workers import service as workers
@@ -64,7 +62,7 @@ class Heart:
         while not self._stopping.wait(self._every):
             try:
                 self._beat()
-            except SQLAlchemyError as error:
+            except Exception as error:  # whatever it is, this thread goes on: the lease depends on it
                 log.warning("no heartbeat: %s", error)
 
     def _beat(self) -> None:

@@ -4,7 +4,7 @@ import logging
 import time
 from uuid import UUID
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from core.db import SessionFactory
 from core.jobs import claims
@@ -66,4 +66,6 @@ class Recorder:
             log.warning("kept for later what the trainer said: %s", error)
             del self._metrics[:-MAX_METRICS]
             return
+        except DataError as error:  # a number that is none: lost, but no reason to lose the training
+            log.warning("dropped what the database does not store: %s", error.orig)
         self._phases, self._metrics, self._progress = [], [], None

@@ -180,7 +180,7 @@ def _messages(pipe: int, has_exited: Callable[[], bool]) -> Iterator[Message | N
 
 def _decoded(line: bytes) -> Message | None:
     try:
-        return messages.decode(line)
+        return messages.decode(line.replace(rb"\u0000", rb"\ufffd"))  # Postgres stores no NUL
     except ValidationError as error:  # one lost number is no reason to lose hours of training
         log.warning("the trainer sent what is no message: %s", error)
         return None

@@ -53,6 +53,7 @@ def start(
         heart = Heart(bench.sessions, worker_id, every=changes.pop("every", 0.1), lease_seconds=lease_seconds)
         heart.start()
         options: dict[str, Any] = {
+            "sessions": bench.sessions,
             "storage": bench.storage,
             "worker_id": worker_id,
             "work_dir": tmp_path / "work",
@@ -61,8 +62,7 @@ def start(
             "trainer": scripts.command,
         }
         options |= changes
-        store = options.pop("storage")
-        running.append(Running(Supervisor(bench.sessions, store, Queue(broker_url), heart, **options), heart))
+        running.append(Running(Supervisor(queue=Queue(broker_url), heart=heart, **options), heart))
         return running[-1]
 
     yield make

@@ -1,5 +1,6 @@
 """A job from its claim to its end, with a fake trainer: what is recorded, published, and left behind."""
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
 from core.db import SessionFactory
@@ -314,3 +317,50 @@ def test_a_second_call_does_nothing_while_the_first_works(
     running.supervisor.work()
     assert bench.job(other).status == "queued"
     scripts.left("go on").touch()
+
+
+def test_commits_whose_answers_are_lost_change_nothing(
+    bench: Bench, start: Start, scripts: Scripts, storage: Storage
+) -> None:
+    """Every other commit happens, and then the connection breaks before the answer."""
+    lossy = sessionmaker(bench.sessions.kw["bind"], expire_on_commit=False)
+    commits = itertools.count()
+
+    @event.listens_for(lossy, "after_commit")
+    def lose(_: Session) -> None:
+        if next(commits) % 2 == 0:
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    scripts.write(2, ["say", {"type": "failed", "cause": "diverged", "detail": "no"}], ["exit", 1])
+    good, bad = bench.submit(seed=1), bench.submit(seed=2)
+    start(sessions=lossy).join()
+    assert bench.event_types(good) == ["queued", "claimed", "succeeded"]
+    assert bench.phases(good) == [*PHASES, "publish"]
+    assert bench.event_types(bad) == ["queued", "claimed", "failed"]
+    student = bench.job(good).student_id
+    with bench.sessions() as session:
+        assert list(session.scalars(select(Model.id).where(Model.kind == "student"))) == [student]
+    assert f"jobs/{good}/1/manifest.json" in stored(storage, good)
+
+
+@pytest.mark.parametrize("babble", ["NaN", "Infinity"])
+def test_a_number_that_is_none_does_not_end_the_training(
+    bench: Bench, start: Start, scripts: Scripts, babble: str
+) -> None:
+    scripts.write(
+        1,
+        ["babble", f'{{"type": "metric", "phase": "teach", "step": 1, "values": {{"loss": {babble}}}}}\n'],
+        *SUCCEED,
+    )
+    job_id = bench.submit(seed=1)
+    start().join()
+    assert bench.job(job_id).status == "succeeded"
+
+
+def test_what_postgres_cannot_store_does_not_hide_a_failure(
+    bench: Bench, start: Start, scripts: Scripts
+) -> None:
+    scripts.write(1, ["say", {"type": "failed", "cause": "diverged", "detail": "a\0b"}], ["exit", 1])
+    job_id = bench.submit(seed=1)
+    start().join()
+    assert (bench.job(job_id).failure or {})["detail"] == "a\N{REPLACEMENT CHARACTER}b"
