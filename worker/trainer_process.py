@@ -35,7 +35,7 @@ LOG_BYTES = 64 << 10
 # What a trainer may know of our environment. Anything else, whatever its name, may be a secret.
 _ENV_NAMES = {
     "PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV",
-    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLAS_WORKSPACE_CONFIG", "MIXKD_DEVICE",
 }  # fmt: skip
 _ENV_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
 

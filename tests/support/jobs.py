@@ -52,7 +52,7 @@ class Bench:
                 info=inspect_folder(teacher).model_dump(mode="json"),
             )
         )
-        (folder / "train.jsonl").write_bytes(QUESTIONS)
+        (folder / "train.jsonl").write_bytes(QUESTIONS * 4)
         stored = self.storage.put_file(f"datasets/{self.dataset_id}/train.jsonl", folder / "train.jsonl")
         session.add(
             Dataset(
@@ -75,11 +75,12 @@ class Bench:
             workers.register(session, worker_id, "here", 1, "cpu")
         return worker_id
 
-    def submit(self, *, seed: int = 0, **columns: Any) -> str:
+    def submit(self, *, seed: int = 0, recipe: DistilSpec | None = None, **columns: Any) -> str:
         """Queue a job; its id.
 
         Args:
             seed: what the fake trainer is to do, see `tests.support.fake_trainer`.
+            recipe: what the real one is to do.
         """
         job_id = new_id("job")
         with self.sessions.begin() as session:
@@ -90,7 +91,7 @@ class Bench:
                     name="a job",
                     teacher_id=self.teacher_id,
                     dataset_id=self.dataset_id,
-                    recipe=DistilSpec(seed=seed).model_dump(mode="json"),
+                    recipe=(recipe or DistilSpec(seed=seed)).model_dump(mode="json"),
                     **columns,
                 )
             )

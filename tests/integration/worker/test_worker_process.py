@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from core import embedded
 from core.config import Settings
+from core.datasets.models import Dataset
 from core.queue import Queue
 from tests.support.fake_trainer import SUCCEED, Scripts
 from tests.support.jobs import Bench
@@ -161,6 +163,53 @@ def test_cancel_reaches_the_trainer(bench: Bench, start_worker: StartWorker, scr
     bench.cancel(job_id)
     status(bench, job_id, "cancelled", 10)
     assert not alive(scripts.started(1)[0])
+
+
+def test_an_import_is_decided_even_if_its_message_was_lost(bench: Bench, start_worker: StartWorker) -> None:
+    with bench.sessions.begin() as session:
+        dataset = session.get_one(Dataset, bench.dataset_id)
+        dataset.status, dataset.report, dataset.fingerprint = "importing", None, None
+    start_worker("--control")
+
+    def decided() -> Dataset | None:
+        with bench.sessions() as session:
+            dataset = session.get_one(Dataset, bench.dataset_id)
+            return dataset if dataset.status != "importing" else None
+
+    dataset = until(decided)
+    assert dataset.status == "ready"
+    assert (dataset.report or {})["labels"] == ["human", "place", "time"]
+
+
+def test_a_broker_that_comes_and_goes(
+    bench: Bench, start_worker: StartWorker, scripts: Scripts, tmp_path: Path
+) -> None:
+    """The job under way does not notice; the worker hears of the next one when the broker is back."""
+    scripts.write(1, ["leave", "ready"], ["wait for", "go on"], *SUCCEED)
+    first = bench.submit(seed=1)
+    with embedded.valkey(tmp_path / "broker", durable=False) as url:
+        start_worker(MIXKD_BROKER_URL=url)
+        until(scripts.left("ready").exists)
+    scripts.left("go on").touch()
+    status(bench, first, "succeeded")
+    second = bench.submit(seed=2)
+    with embedded.valkey(tmp_path / "broker", durable=False) as again:
+        assert again == url
+        start_worker("--control", MIXKD_BROKER_URL=url)
+        status(bench, second, "succeeded", 40)
+
+
+def test_sigterm_hands_the_job_back_without_a_broker(
+    bench: Bench, start_worker: StartWorker, scripts: Scripts, tmp_path: Path
+) -> None:
+    scripts.write(1, ["leave", "ready"], ["hang"])
+    job_id = bench.submit(seed=1)
+    with embedded.valkey(tmp_path / "broker", durable=False) as url:
+        worker = start_worker(MIXKD_BROKER_URL=url)
+        until(scripts.left("ready").exists)
+    worker.terminate()
+    status(bench, job_id, "queued", 5)
+    assert ended(worker, 8) == 0
 
 
 def test_a_worker_that_meets_an_old_database_says_so(

@@ -1,0 +1,111 @@
+"""The real trainer under the real supervisor, with a model so small that only the machinery takes time."""
+
+import math
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from core.jobs.models import JobMetric
+from core.models.models import Model
+from core.storage import Storage
+from mixkd.contract.spec import DistilSpec
+from tests.support.jobs import Bench
+from tests.support.running import Running
+from tests.support.waiting import alive, until
+from worker.trainer_process import TRAINER
+
+Start = Callable[..., Running]
+
+QUICK = {"student": {"layers": 1}, "max_length": 16, "teach": {"epochs": 1}, "distil": {"epochs": 1}}
+ENDLESS = QUICK | {"distil": {"epochs": 1000}, "teach": {"epochs": 1000}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def submit(bench: Bench, recipe: dict[str, object]) -> str:
+    return bench.submit(recipe=DistilSpec.model_validate(recipe), max_attempts=1)
+
+
+def trainers(work: Path) -> list[int]:
+    """The processes that train in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(work).encode() in command and b"mixkd" in command and alive(int(process.name)):
+            found.append(int(process.name))
+    return found
+
+
+def test_a_student_comes_out(bench: Bench, start: Start) -> None:
+    job_id = submit(bench, QUICK)
+    start(trainer=TRAINER).join(120)
+    job = bench.job(job_id)
+    assert job.status == "succeeded", bench.attempts(job_id)[0].log_tail
+    assert bench.phases(job_id) == ["prepare", "teach", "distil", "evaluate", "export", "publish"]
+    with bench.sessions() as session:
+        student = session.get_one(Model, job.student_id)
+        phases = set(session.scalars(select(JobMetric.phase)))
+    assert (student.info or {})["layers"] == 1
+    assert (student.info or {})["labels"] == ["human", "place", "time"]
+    assert "model.safetensors" in (student.files or {})
+    assert phases >= {"teach", "distil"}
+
+
+@pytest.mark.parametrize("phase", ["prepare", "teach"])
+def test_cancel(bench: Bench, start: Start, tmp_path: Path, phase: str) -> None:
+    job_id = submit(bench, ENDLESS)
+    running = start(trainer=TRAINER, every=3, lease_seconds=30, cancel_grace_seconds=5)
+    until(lambda: phase in bench.phases(job_id) and trainers(tmp_path), 90)
+    if phase == "teach":
+        until(lambda: bench.job(job_id).progress, 30)
+    asked = time.monotonic()
+    bench.cancel(job_id)
+    until(lambda: bench.job(job_id).status == "cancelled", 10)
+    assert time.monotonic() - asked < 10
+    running.join()
+    assert trainers(tmp_path) == []
+
+
+def test_shutdown_stops_it_in_time(bench: Bench, start: Start, tmp_path: Path) -> None:
+    job_id = submit(bench, ENDLESS)
+    running = start(trainer=TRAINER)
+    until(lambda: bench.job(job_id).phase == "teach" and bench.job(job_id).progress, 90)
+    running.supervisor.stop()
+    running.join(4)
+    assert bench.job(job_id).status == "queued"
+    assert trainers(tmp_path) == []
+
+
+def test_a_teacher_of_nan_diverges_and_publishes_nothing(
+    bench: Bench, start: Start, storage: Storage, tmp_path: Path
+) -> None:
+    poisoned(bench, tmp_path)
+    job_id = submit(bench, QUICK)
+    start(trainer=TRAINER).join(120)
+    job = bench.job(job_id)
+    assert (job.status, job.failure_cause) == ("failed", "diverged"), job.failure
+    assert list(storage.keys(f"jobs/{job_id}")) == []
+
+
+def poisoned(bench: Bench, folder: Path) -> None:
+    """Put a teacher whose every weight is NaN in the place of the bench's."""
+    with bench.sessions.begin() as session:
+        teacher = session.get_one(Model, bench.teacher_id)
+        content = b"".join(bench.storage.read(f"{teacher.prefix}/model.safetensors"))
+        header = 8 + int.from_bytes(content[:8], "little")
+        numbers = (len(content) - header) // 4
+        path = folder / "model.safetensors"
+        path.write_bytes(content[:header] + struct.pack(f"<{numbers}f", *[math.nan] * numbers))
+        stored = bench.storage.put_file(f"{teacher.prefix}/model.safetensors", path)
+        teacher.files = (teacher.files or {}) | {"model.safetensors": asdict(stored)}
