@@ -58,8 +58,12 @@ def up(
     options = stack.Options(data_dir, host, port, workers, tuple(model_root or ()), ready_file)
     try:
         stack.run(options, announce)
-    except (stack.StackError, embedded.EmbeddedError, MixkdError, OSError, ValidationError) as error:
+    except (stack.StackError, embedded.EmbeddedError, MixkdError, OSError) as error:
         _fail(error)
+    except ValidationError as error:
+        _fail(_wrong_settings(error))
+    except OperationalError as error:
+        _fail(f"the database does not answer: {error.orig}")
 
 
 @app.command()
@@ -133,7 +137,14 @@ def _settings(data_dir: Path | None) -> Settings:
             storage_url=f"file://{data_dir.resolve() / 'storage'}",
         )
     except ValidationError as error:
-        _fail(error)
+        _fail(_wrong_settings(error))
+
+
+def _wrong_settings(error: ValidationError) -> str:
+    """Which variables are wrong, without their values, which may be secret."""
+    return "; ".join(
+        f"MIXKD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()
+    )
 
 
 @contextmanager

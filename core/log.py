@@ -23,6 +23,9 @@ _SECRETS = (
     (re.compile(r"(://[^/\s:@\"']*:)[^@/\s\"']+@"), r"\1***@"),
 )
 
+# Alembic greets at every look at the schema; httpx writes the whole URL of a download, signature and all.
+_QUIET = ("alembic.runtime.migration", "httpx", "httpcore")
+
 
 def configure(*, level: int | str = logging.INFO, json: bool | None = None) -> None:
     """Send every log record of this process to stderr.
@@ -46,7 +49,7 @@ def configure(*, level: int | str = logging.INFO, json: bool | None = None) -> N
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_colours]
     if as_json:
         final.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler()
@@ -57,6 +60,13 @@ def configure(*, level: int | str = logging.INFO, json: bool | None = None) -> N
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _without_colours(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("color_message", None)  # uvicorn's message once more, for terminals
+    return event
 
 
 class _Censored:

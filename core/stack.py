@@ -26,7 +26,7 @@ from core.accounts import service as accounts
 from core.accounts.models import ApiKey
 from core.config import Settings
 from core.db import connect, session_factory
-from core.processes import StopSignals, open_log, rotate, spawn, stop_together, tail
+from core.processes import StopSignals, open_log, rotate, spawn, stop, stop_together, tail
 
 TICK_SECONDS = 0.1
 START_SECONDS = 60.0
@@ -35,10 +35,13 @@ STABLE_SECONDS = 60.0  # a child that lived so long is started again with little
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
 
-# Together below 10 s. A worker gives itself 6 s to end its trainer and hand the job back.
+# Together below 10 s. A worker gives itself 6 s to end its trainer and hand the job back; what our own
+# processes leave of the time is the servers'.
 API_STOP: StopSignals = [(signal.SIGTERM, 4.0)]
 WORKER_STOP: StopSignals = [(signal.SIGTERM, 6.5)]
-SERVER_STOP_SECONDS = 1.0
+SERVERS_STOPPED_AFTER = 9.0
+SERVER_MIN_SECONDS = 1.0
+SERVER_LAST_SECONDS = 0.5
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -112,6 +115,7 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
 
 
 def _run(options: Options, on_ready: Callable[[Ready], None], stack: ExitStack) -> None:
+    Settings()  # a variable that is wrong is refused before anything starts
     if options.ready_file is not None:
         options.ready_file.unlink(missing_ok=True)
     listening = stack.enter_context(_listen(options.host, options.port))
@@ -200,8 +204,7 @@ def python_module(name: str, *arguments: str) -> list[str]:
 
 
 def _server_child(server: embedded.Server) -> _Child:
-    signals = [(number, SERVER_STOP_SECONDS) for number, _ in server.stop_signals]
-    return _Child(server.name, server.log, server.start, signals)
+    return _Child(server.name, server.log, server.start, server.stop_signals)
 
 
 def _our_children(
@@ -307,5 +310,10 @@ def _plan_restart(child: _Child, now: float, what: str) -> None:
 
 def _stop_all(children: Sequence[_Child], servers: Sequence[_Child]) -> None:
     """The API and the workers together, for neither needs the other; then the servers that both need."""
-    for group in (children, *([server] for server in reversed(servers))):
-        stop_together([(child.process, child.stop_signals) for child in group if child.process is not None])
+    begun = time.monotonic()
+    stop_together([(child.process, child.stop_signals) for child in children if child.process is not None])
+    for server in reversed(servers):
+        if server.process is not None:
+            (gentle, _), *rest = server.stop_signals
+            left = max(begun + SERVERS_STOPPED_AFTER - time.monotonic(), SERVER_MIN_SECONDS)
+            stop(server.process, (gentle, left), *((number, SERVER_LAST_SECONDS) for number, _ in rest))
