@@ -5,22 +5,20 @@ another try has written, and only one transaction at its end makes it count.
 """
 
 import contextlib
-import fcntl
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.db import SessionFactory
+from core.scratch import scratch as locked_scratch
 from core.storage import Storage
 from mixkd.contract.problems import RefusedError
 
@@ -60,32 +58,9 @@ def _storable(value: Any) -> Any:
 
 @contextlib.contextmanager
 def scratch(settings: Settings) -> Iterator[Path]:
-    """A new folder that only this account may enter, gone afterwards.
-
-    It is locked as `worker.workdir` locks its own: the sweep there removes what a killed process left and
-    spares what is in use.
-    """
-    root = settings.work_dir
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _flock(root):
-        folder = Path(tempfile.mkdtemp(prefix="import-", dir=root))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
+    """A folder for one import, gone afterwards, see `core.scratch`."""
+    with locked_scratch(settings.work_dir, f"import-{uuid4().hex}") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-@contextlib.contextmanager
-def _flock(folder: Path) -> Iterator[None]:
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager

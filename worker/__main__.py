@@ -17,6 +17,7 @@ from core.db import SessionFactory, connect, session_factory
 from core.errors import MixkdError
 from core.ids import new_id
 from core.queue import CONTROL, JOBS, Queue, celery_app
+from core.scratch import sweep
 from core.storage import Storage
 from core.workers import service as workers
 from worker import tasks
@@ -25,7 +26,6 @@ from worker.heart import Heart
 from worker.reconciler import reconcile
 from worker.supervisor import Supervisor
 from worker.trainer_process import TRAINER
-from worker.workdir import sweep
 
 IMPORT_THREADS = 2
 STOP_SECONDS = 6.0
@@ -54,14 +54,14 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
         )
         print(f"python -m worker: {problem}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
         return 1
+    for name in sweep(settings.work_dir):
+        logger.info("removed what a dead process left: %s", name)
     sessions = session_factory(engine)
     return run_control(settings, sessions) if options.control else run_jobs(settings, sessions, trainer)
 
 
 def run_jobs(settings: Settings, sessions: SessionFactory, trainer: Sequence[str]) -> int:
     """Claim and run jobs."""
-    for name in sweep(settings.work_dir):
-        logger.info("removed what a dead worker left: %s", name)
     worker_id = new_id("wrk")
     with sessions.begin() as session:
         workers.register(session, worker_id, socket.gethostname(), os.getpid(), device())

@@ -17,6 +17,7 @@ from core.jobs.claims import CancelledError, Claim, Failure, LeaseLostError
 from core.jobs.states import FailureCause
 from core.log import bound
 from core.queue import Queue
+from core.scratch import scratch
 from core.storage import CorruptFileError, Storage
 from mixkd.contract.messages import PhaseStarted
 from mixkd.contract.problems import RefusedError
@@ -26,7 +27,6 @@ from worker.heart import Heart
 from worker.publish import Student, publish, withdraw
 from worker.record import Recorder
 from worker.trainer_process import TRAINER, failure, run_trainer
-from worker.workdir import workdir
 
 SHUTDOWN_GRACE_SECONDS = 2.0
 RETRY_SECONDS = 0.5
@@ -141,7 +141,7 @@ class Supervisor:
             Halted, LeaseLostError: the job is, or may be, somebody else's; nothing was committed.
         """
         try:
-            with workdir(self._work_dir, f"{claim.job_id}-{claim.fence}") as folder:
+            with scratch(self._work_dir, f"{claim.job_id}-{claim.fence}") as folder:
                 student = self._produce(claim, folder, halt)
                 self._commit_student(claim, student, halt)
             log.info("the job succeeded")

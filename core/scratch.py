@@ -1,4 +1,7 @@
-"""Scratch folders, one per attempt, held by a lock while their worker lives."""
+"""Scratch folders, each held by a lock while its process lives, so that what the dead left can be told.
+
+One per attempt of a job, one per import.
+"""
 
 import fcntl
 import os
@@ -9,8 +12,12 @@ from pathlib import Path
 
 
 @contextmanager
-def workdir(root: Path, name: str) -> Iterator[Path]:
-    """A new folder that only we may enter, removed at the end, whatever happens inside."""
+def scratch(root: Path, name: str) -> Iterator[Path]:
+    """A new folder that only we may enter, removed at the end, whatever happens inside.
+
+    Args:
+        root: made when missing; it holds nothing but such folders.
+    """
     folder = root / name
     with _held(root):  # a sweeper must not find it between its creation and its lock
         shutil.rmtree(folder, ignore_errors=True)
@@ -26,10 +33,10 @@ def workdir(root: Path, name: str) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove the folders whose workers are gone; their names."""
+    """Remove the folders whose processes are gone; their names."""
     removed = []
     with _held(root):
-        for folder in sorted(root.glob("job_*")):
+        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with suppress(BlockingIOError):
