@@ -116,13 +116,16 @@ def to_terminal() -> Send:
     atexit.register(bars.stop)  # an interrupted run must not leave the terminal without its cursor
     task: TaskID | None = None
 
+    def complete() -> None:
+        if task is not None:
+            steps = bars.tasks[task].total or 1
+            bars.update(task, total=steps, completed=steps)
+
     def send(message: Message) -> None:
         nonlocal task
         match message:
             case PhaseStarted():
-                if task is not None:
-                    bars.update(task, total=bars.tasks[task].total or 1)
-                    bars.update(task, completed=bars.tasks[task].total)
+                complete()
                 bars.start()
                 task = bars.add_task(message.phase, total=message.steps or None, numbers="")
             case Progress() if task is not None:
@@ -135,6 +138,7 @@ def to_terminal() -> Send:
                     f"{message.phase}: step {message.step}, validation accuracy {accuracy:.4f}"
                 )
             case Done():
+                complete()
                 bars.stop()
             case Failed():
                 bars.stop()

@@ -106,6 +106,7 @@ def train(
             best_weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
     assert best is not None  # the spec asks for one epoch at least
+    optimiser.zero_grad()  # a taught teacher would keep gradients as large as itself
     model.load_state_dict(best_weights)
     ready_to_answer(model)
     return Outcome(
