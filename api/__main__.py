@@ -1,6 +1,7 @@
 """`python -m api`: the API as a process."""
 
 import argparse
+import contextlib
 import socket
 import sys
 from collections.abc import Sequence
@@ -57,10 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Not uvicorn's own `fd`, which takes every socket for a Unix one.
     sockets = [socket.socket(fileno=arguments.fd)] if arguments.fd is not None else None
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped in good order
         _Server(config, app).run(sockets)
-    except KeyboardInterrupt:  # uvicorn raises the signal again after it has stopped in good order
-        pass
     return 0
 
 

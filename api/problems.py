@@ -44,6 +44,8 @@ STATUS: Mapping[type[MixkdError], int] = {
     MixkdError: 500,
     Unavailable: 503,
 }
+_SEND_JSON = "send one JSON object in UTF-8, with Content-Type: application/json"
+
 DATABASE_DOWN = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError)
 
 _HEADERS: Mapping[int, Mapping[str, str]] = {
@@ -104,7 +106,10 @@ def _from_status(scope: Scope, error: HTTPException) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code = known.code if known else phrase.lower().replace(" ", "_")
     title = known.title if known else phrase
-    return _document(scope, error.status_code, code, title, str(error.detail), headers=error.headers)
+    unreadable = [Problem("body", "it cannot be read", remedy=_SEND_JSON)] if error.status_code == 400 else []
+    return _document(
+        scope, error.status_code, code, title, str(error.detail), problems=unreadable, headers=error.headers
+    )
 
 
 def _document(
@@ -143,6 +148,9 @@ def _document(
 # --- what pydantic found, in our words -----------------------------------------------------------------
 
 
+_NOT_AN_OBJECT = ("missing", "model_type", "model_attributes_type", "dict_type")
+
+
 def _problem(scope: Scope, found: Mapping[str, Any]) -> Problem:
     place, *loc = found["loc"]
     kind, context = found["type"], found.get("ctx", {})
@@ -150,22 +158,39 @@ def _problem(scope: Scope, found: Mapping[str, Any]) -> Problem:
         return Problem(
             "body",
             f"not valid JSON at character {loc[0]}: {context.get('error')}",
-            remedy="send one JSON object with Content-Type: application/json",
+            remedy=_SEND_JSON,
         )
     if not loc:
-        return Problem(
-            "body" if place == "body" else str(place),
-            "a JSON object is needed here",
-            remedy="send one JSON object with Content-Type: application/json",
-        )
+        problem = "a JSON object is needed here" if kind in _NOT_AN_OBJECT else str(found["msg"])
+        return Problem(str(place), problem, remedy=_SEND_JSON)
     field = ".".join(str(part) for part in loc)
     if kind == "missing":
         return Problem(field, "it is required", remedy="add it")
     if kind == "extra_forbidden":
         return Problem(field, "no such field", found["input"], _did_you_mean(scope, place, loc))
-    message = str(found["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    needed = message.removeprefix("it should ")
-    return Problem(field, message, found["input"], f"it must {needed}" if needed != message else None)
+    message = str(found["msg"]).removeprefix("Value error, ")
+    _, should, needed = message.partition(" should ")
+    problem = f"it should {needed}" if should else message
+    return Problem(field, problem, found["input"], _remedy(context, needed))
+
+
+_CHOOSE = {
+    "expected": "choose {}",
+    "ge": "choose {} or more",
+    "gt": "choose more than {}",
+    "le": "choose {} or less",
+    "lt": "choose less than {}",
+    "min_length": "give at least {} characters",
+    "max_length": "give at most {} characters",
+    "remedy": "{}",  # our own validators bring theirs
+}
+
+
+def _remedy(context: Mapping[str, Any], needed: str) -> str:
+    for key, words in _CHOOSE.items():
+        if key in context:
+            return words.format(context[key])
+    return f"give {needed.removeprefix('be ')}" if needed.startswith("be ") else "see /docs"
 
 
 def _did_you_mean(scope: Scope, place: str, loc: list[str | int]) -> str:

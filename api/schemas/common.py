@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from core import paging
 from core.errors import NotFound
@@ -14,13 +15,31 @@ Row = TypeVar("Row")
 
 _ID = re.compile(r"[a-z]+_[0-9a-z]{26}", re.ASCII)
 
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError(
+            "one_line", "it has characters that cannot be shown", {"remedy": "use one line of plain text"}
+        )
+    return value
+
+
+def _looks_like_an_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise PydanticCustomError(
+            "id", "it is not an id", {"remedy": "give the `id` that the service answered with"}
+        )
+    return value
+
+
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    AfterValidator(_one_line),
 ]
-"""What a user calls a thing: one line, without control characters."""
+"""What a user calls a thing: one line that can be shown."""
 
-Reference = Annotated[str, StringConstraints(pattern=rf"^{_ID.pattern}$")]
+Reference = Annotated[str, AfterValidator(_looks_like_an_id)]
 """The id of another thing, in a request body."""
 
 

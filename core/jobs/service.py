@@ -74,8 +74,6 @@ def create(
 def _unusable(field: str, given: str, what: str, found: Model | Dataset | None) -> list[Problem]:
     if found is None:
         return [Problem(field, f"there is no {what} of that id", given, f"register the {what} first")]
-    if isinstance(found, Model) and found.kind != "teacher":
-        return [Problem(field, "this model is a student", given, "register it as a teacher first")]
     if found.status == ImportStatus.IMPORTING:
         return [Problem(field, f"the {what} is still being imported", given, "wait until it is ready")]
     if found.status == ImportStatus.REFUSED:

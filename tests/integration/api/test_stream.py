@@ -1,0 +1,157 @@
+"""Following a job by server-sent events."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from core.db import SessionFactory
+from core.jobs import claims
+from mixkd.contract.messages import Progress
+
+
+def parse(lines: Iterator[str]) -> Iterator[dict[str, str]]:
+    """Server-sent events as the HTML standard reads them (one line of data each)."""
+    event: dict[str, str] = {}
+    for line in lines:
+        if not line:
+            if event:
+                yield event
+            event = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = value
+
+
+@contextmanager
+def follow(api: httpx.Client, job_id: str, query: str = "", **headers: str):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with api.stream("GET", f"/v1/jobs/{job_id}/events/stream{query}", headers=named) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        yield parse(answer.iter_lines())
+
+
+@pytest.fixture
+def job_id(api, request_body) -> str:
+    return api.post("/v1/jobs", json=request_body).json()["id"]
+
+
+def test_a_finished_job_is_told_to_its_end_and_then_the_stream_ends(api, job_id, run_by_worker, finish):
+    finish(run_by_worker(), {})
+    with follow(api, job_id) as events:
+        told = list(events)
+    assert [(event["id"], event["event"]) for event in told] == [
+        ("1", "queued"),
+        ("2", "claimed"),
+        ("3", "succeeded"),
+    ]
+    assert [json.loads(event["data"]) for event in told] == api.get(f"/v1/jobs/{job_id}/events").json()[
+        "items"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [("", {"Last_Event_ID": "2"}), ("?after=2", {}), ("?after=0", {"Last_Event_ID": "2"})],
+)
+def test_a_resumed_stream_starts_after_what_was_seen(api, job_id, run_by_worker, finish, *, query, headers):
+    finish(run_by_worker(), {})
+    with follow(api, job_id, query, **headers) as events:
+        assert [event["id"] for event in events] == ["3"]
+    with follow(api, job_id, "?after=3") as events:
+        assert list(events) == []
+
+
+@pytest.mark.parametrize(("query", "last"), [("", "x"), ("", "-1"), ("?after=-1", None), ("?aftr=1", None)])
+def test_a_place_that_cannot_be_is_refused(api, job_id, query, last):
+    headers = {"Last-Event-ID": last} if last else {}
+    answer = api.get(f"/v1/jobs/{job_id}/events/stream{query}", headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].lower() in ("last-event-id", "after", "aftr")
+
+
+def test_events_and_progress_arrive_as_they_happen(api, job_id, sessions, run_by_worker, finish):
+    with follow(api, job_id) as events:
+        assert next(events)["event"] == "queued"
+        token = run_by_worker()
+        assert next(events)["event"] == "claimed"
+        with sessions.begin() as session:
+            claims.enter_phase(session, token, "distil", 100)
+        assert next(events)["event"] == "phase"
+        with sessions.begin() as session:
+            claims.progress(session, token, Progress(phase="distil", step=7, steps=100, loss=0.5))
+        snapshot = next(events)
+        assert snapshot["event"] == "progress"
+        assert "id" not in snapshot, "a snapshot is not history: it must not move the place to resume from"
+        assert json.loads(snapshot["data"])["step"] == 7
+        finish(token, {})
+        assert [event["event"] for event in events] == ["succeeded"]
+
+
+def test_a_stream_cut_anywhere_and_resumed_neither_repeats_nor_skips(
+    api, job_id, sessions: SessionFactory, run_by_worker
+):
+    """A writer goes on while the reader is cut off after every few events and comes back."""
+    token = run_by_worker()
+    rounds = 60
+
+    def write() -> None:
+        for number in range(rounds):
+            with sessions.begin() as session:
+                claims.enter_phase(session, token, ("teach", "distil")[number % 2])
+        with sessions.begin() as session:
+            claims.cancelled(session, token)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen: list[int] = []
+    cut = 1
+    while True:
+        with follow(api, job_id, Last_Event_ID=str(seen[-1] if seen else 0)) as events:
+            for count, event in enumerate(events):
+                seen.append(int(event["id"]))
+                if count >= cut:
+                    break
+            else:
+                break  # the server ended the stream
+        cut = cut % 7 + 1
+    writer.join()
+    assert seen == list(range(1, rounds + 4))  # queued, claimed, the phases, cancelled
+
+
+def test_a_quiet_stream_holds_no_database_connection(app, api, job_id):
+    with follow(api, job_id) as events:
+        next(events)
+        deadline = time.monotonic() + 5
+        while app.state.engine.pool.checkedout() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        held = [app.state.engine.pool.checkedout() for _ in range(200) if not time.sleep(0.005)]
+    assert sum(bool(n) for n in held) < 40, "held for more than a moment of each poll"
+
+
+def test_many_streams_leave_room_for_requests(api, job_id):
+    """More followers than the pool has connections."""
+    barrier = threading.Barrier(26)
+
+    def watch() -> None:
+        with (
+            httpx.Client(base_url=api.base_url, headers=api.headers, timeout=30) as own,
+            follow(own, job_id) as events,
+        ):
+            next(events)
+            barrier.wait(30)
+            assert list(events)[-1]["event"] == "cancelled"
+
+    watchers = [threading.Thread(target=watch) for _ in range(25)]
+    for watcher in watchers:
+        watcher.start()
+    barrier.wait(30)
+    assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
+    for watcher in watchers:
+        watcher.join(30)
+        assert not watcher.is_alive()
