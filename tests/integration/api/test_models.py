@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -347,6 +346,7 @@ def test_a_folder_that_changed_after_it_was_registered_is_judged_anew(
     swapped.rename(tmp_path / "elsewhere")
     swapped.symlink_to(tmp_path / "elsewhere")
 
+    storage.put_file(f"models/{ids[0]}/of-a-try-that-died/vocab.txt", spoilt / "vocab.txt")
     for model_id in ids:
         run_import(model_id)
     fields = [refused(api, model_id)["field"] for model_id in ids]
@@ -377,7 +377,7 @@ def test_importing_twice_and_at_once_keeps_one_copy(
     assert len(list(storage.keys("models"))) == len(KEPT)
 
 
-def test_two_importers_that_do_not_see_each_other_keep_one_whole_copy(
+def test_a_second_importer_that_finishes_first_wins_and_the_other_leaves_nothing(
     *,
     api: TestClient,
     run_import: Callable[[str], None],
@@ -386,16 +386,21 @@ def test_two_importers_that_do_not_see_each_other_keep_one_whole_copy(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The lock is a convenience: here both get past it, and both have fetched before either has stored."""
+    """The lock is a convenience: here both get past it, and one runs from end to end inside the other."""
     made = register(api, f"path:{write_bert(root / 'm')}").json()
-    both, copy = threading.Barrier(2, timeout=20), local.copy
-    monkeypatch.setattr(local, "copy", lambda *arguments: (copy(*arguments), both.wait()))
+    copy, prefixes = local.copy, []
+
+    def overtaken(*arguments: Any) -> None:
+        copy(*arguments)
+        monkeypatch.setattr(local, "copy", copy)
+        run_import(made["id"])
+        prefixes.append(row(made["id"]).prefix)
+
+    monkeypatch.setattr(local, "copy", overtaken)
     monkeypatch.setattr(service.imports, "sole_importer", _everybody)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run_import, [made["id"]] * 2))
-    prefix = row(made["id"]).prefix
-    assert sorted(storage.keys("models")) == [f"{prefix}/{name}" for name in KEPT]
-    assert api.get(f"/v1/models/{made['id']}").json()["status"] == "ready"
+    run_import(made["id"])
+    assert row(made["id"]).prefix == prefixes[0]
+    assert sorted(storage.keys("models")) == [f"{prefixes[0]}/{name}" for name in KEPT]
 
 
 class _everybody:  # noqa: N801 - it stands in for a function
@@ -475,6 +480,7 @@ def test_a_hub_model_is_fetched_at_the_commit_that_is_recorded(
         ("hf://org/gated@main", "source", "conditions"),
         ("hf://org/pickled@main", "source.pytorch_model.bin", "not opened"),
         ("hf://org/remote@main", "source.config.json", "auto_map"),
+        ("hf://org/odd@main", "source.model.safetensors", "broken entry"),
     ],
 )
 def test_a_hub_model_that_cannot_be_used_is_refused_with_the_reason(
@@ -493,6 +499,10 @@ def test_a_hub_model_that_cannot_be_used_is_refused_with_the_reason(
     hub.folders["org/pickled"] = write_bert(tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     hub.gated.add("org/gated")
+    hub.folders["org/odd"] = write_bert(tmp_path / "odd")
+    header = json.dumps({"a\0b\ud800": None}).encode()  # what Postgres would not take in a reason
+    odd = len(header).to_bytes(8, "little") + header
+    (tmp_path / "odd" / "model.safetensors").write_bytes(odd)
     made = register(api, source).json()
     run_import(made["id"])
     error = refused(api, made["id"])
