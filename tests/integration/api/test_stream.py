@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from api.stream import BATCH
 from core.db import SessionFactory
 from core.jobs import claims
 from mixkd.contract.messages import Progress
@@ -53,6 +54,17 @@ def test_a_finished_job_is_told_to_its_end_and_then_the_stream_ends(api, job_id,
     assert [json.loads(event["data"]) for event in told] == api.get(f"/v1/jobs/{job_id}/events").json()[
         "items"
     ]
+
+
+def test_a_long_story_is_told_whole(api, job_id, sessions, run_by_worker):
+    """More events than one read of the table brings, of a job that has ended already."""
+    token = run_by_worker()
+    with sessions.begin() as session:
+        for number in range(2 * BATCH + 1):
+            claims.enter_phase(session, token, ("teach", "distil")[number % 2])
+        claims.cancelled(session, token)
+    with follow(api, job_id) as events:
+        assert [int(event["id"]) for event in events] == list(range(1, 2 * BATCH + 5))
 
 
 @pytest.mark.parametrize(
