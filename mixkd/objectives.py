@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from mixkd import losses, mixup
 from mixkd.batching import Batch
-from mixkd.classifier import embed, logits
+from mixkd.classifier import embed, logits, ready_to_answer
 from mixkd.contract.spec import DistilSpec
 from mixkd.randomness import generator
 
@@ -28,8 +28,9 @@ def finetune(model: PreTrainedModel) -> Objective:
 
 
 def mixkd(student: PreTrainedModel, teacher: PreTrainedModel, recipe: DistilSpec) -> Objective:
-    """Equation 8. What has the weight 0 is not computed."""
+    """Equation 8. What has the weight 0 is not computed. The teacher's dropout is switched off."""
     spec = recipe.loss
+    ready_to_answer(teacher)
 
     def objective(batch: Batch, step: int) -> dict[str, Tensor]:
         rows = len(batch.labels)  # B

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixkd.classifier import labels_of, pick_device, ready_to_answer
+from mixkd.classifier import labels_of, pick_device
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.data import Encoded, SplitsUsed, encode, read_splits
@@ -77,7 +77,6 @@ def run(spec: RunSpec, folder: Path, reporter: Reporter, device: str | None = No
         )  # fmt: skip
 
     student = build_student(teacher, recipe.student.layers)
-    ready_to_answer(teacher)
     distilled = train(
         "distil", student, mixkd(student, teacher, recipe), prepared.train_data, recipe.distil,
         seed=recipe.seed, device=where, reporter=reporter,

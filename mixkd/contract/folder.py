@@ -152,7 +152,8 @@ def _inspect(folder: Path) -> ModelInfo:
 
 
 def _refuse(field: str, problem: str, value: object = None, remedy: str | None = None) -> RefusedError:
-    return RefusedError(Problem(field, problem, value, remedy))
+    """`remedy`: None for a damaged file, for which there is but one."""
+    return RefusedError(Problem(field, problem, value, remedy or "save or download the model once more"))
 
 
 def _files(folder: Path) -> dict[str, int]:

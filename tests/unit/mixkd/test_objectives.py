@@ -27,6 +27,7 @@ def test_equation_8_on_a_batch_equals_the_paper_row_by_row(classifier: PreTraine
     teacher = classifier.double()
     student = build_student(teacher, 2)
     recipe = DistilSpec.model_validate({"seed": 5, "loss": {"sm_weight": 0.5, "tmkd_weight": 2}})
+    teacher.train()  # its dropout must be switched off for us
     terms = {name: value.item() for name, value in mixkd(student, teacher, recipe)(batch, 3).items()}
 
     pairs = draw_pairs(3, recipe.mixup, generator(5, "distil", "pairs", 3))

@@ -80,6 +80,9 @@ def test_the_exported_folder_loads_in_another_process_with_plain_transformers(
     assert {score["label"] for score in answers[0]} == {"red", "green", "blue"}
     files = {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()}
     assert set(files) >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    tokenizer = json.loads(files["tokenizer.json"])
+    assert (tokenizer["padding"], tokenizer["truncation"]) == (None, None)  # neither was asked for by anyone
+    assert "local_files_only" not in json.loads(files["tokenizer_config.json"])
     here = str(tmp_path.parent).encode()
     assert not [name for name, content in files.items() if here in content or b"/tmp" in content]
 
@@ -156,6 +159,22 @@ def test_weights_that_are_missing_are_refused(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RefusedError):
         run(make_spec(teacher=tmp_path), tmp_path, reporter, "cpu")
+
+
+def test_an_encoder_that_was_published_without_its_pooler_gets_a_new_one(
+    make_spec: MakeSpec, encoder_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    for file in encoder_folder.iterdir():
+        (teacher / file.name).write_bytes(file.read_bytes())
+    weights = {n: w for n, w in load_file(teacher / "model.safetensors").items() if "pooler" not in n}
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run(make_spec(teacher=teacher), tmp_path / name, reporter, "cpu")
+    one, two = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("one", "two"))
+    assert torch.equal(one["bert.pooler.dense.weight"], two["bert.pooler.dense.weight"])  # drawn by the seed
 
 
 def test_a_second_run_replaces_the_first_ones_student(
