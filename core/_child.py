@@ -31,7 +31,10 @@ def main() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != int(parent):  # it died before the line above could arrange anything
         sys.exit("the parent process is gone")
-    os.execvp(program[0], program)  # noqa: S606 - a list of our own parent's making
+    try:
+        os.execvp(program[0], program)  # noqa: S606 - a list of our own parent's making
+    except OSError as error:
+        sys.exit(f"cannot start {program[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

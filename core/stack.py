@@ -163,7 +163,7 @@ def _first_signal_raises() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
 
 
 def _ignore_signals() -> None:
