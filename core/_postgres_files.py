@@ -103,9 +103,14 @@ def new_cluster(data_dir: Path, account: Account | None) -> Path:
     return _make_open(STATE_DIR / "clusters") / f"{path_key(data_dir)}-{secrets.token_hex(4)}"
 
 
-def unfinished_cluster(data_dir: Path, cluster: Path) -> Path:
-    """Where it is made before it is renamed; the same on every start, so that a broken one is found."""
-    return cluster.with_name(f".{path_key(data_dir)}.new")
+def unfinished_name(data_dir: Path) -> str:
+    """What a cluster is called until it is complete; always the same, so that a broken one is found."""
+    return f".{path_key(data_dir)}.new"
+
+
+def unfinished_clusters(data_dir: Path) -> list[Path]:
+    """Where a killed start may have left one."""
+    return [folder / unfinished_name(data_dir) for folder in (data_dir, STATE_DIR / "clusters")]
 
 
 def _make_open(folder: Path) -> Path:

@@ -52,6 +52,11 @@ def up(
         typer.echo(f"mixkd is ready at {ready.url} (what it offers: {ready.url}/docs)")
         if ready.api_key is not None:
             typer.echo(f"API key, shown this once: {ready.api_key}")
+        if (cluster := data_dir / "postgres").is_symlink():
+            typer.echo(
+                f"The database lies in {cluster.readlink()}: the account that it runs as cannot reach "
+                f"{data_dir}. `mixkd-server remove --data-dir {data_dir}` deletes both."
+            )
         typer.echo(f"Logs are in {data_dir / 'logs'}. Ctrl-C stops everything.")
         sys.stdout.flush()
 
@@ -110,6 +115,22 @@ def create_key(
         with session_factory(engine).begin() as session:
             _, plaintext = accounts.create_key(session, owner, name)
         typer.echo(plaintext)
+
+
+@app.command()
+def remove(
+    data_dir: Annotated[Path, typer.Option(help="what to delete; nothing may be running on it")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Delete a data directory for ever: jobs, data sets, models, and a database that lies elsewhere."""
+    from core import embedded
+
+    if not yes:
+        typer.confirm(f"Delete {data_dir} and every job, data set and model in it?", abort=True)
+    try:
+        embedded.remove(data_dir)
+    except (embedded.EmbeddedError, OSError) as error:
+        _fail(error)
 
 
 @app.command()

@@ -36,7 +36,8 @@ from core._postgres_files import (
     package_dir,
     path_key,
     program_dir,
-    unfinished_cluster,
+    unfinished_clusters,
+    unfinished_name,
 )
 from core.processes import Account, StopSignals, open_log, spawn, stop, tail
 
@@ -238,9 +239,9 @@ def remove(data_dir: Path) -> None:
     with ExitStack() as stack:
         for name in _SERVERS:
             stack.enter_context(_only_launcher(data_dir, name))
-        cluster = (data_dir / "postgres").resolve()
-        if cluster.exists():
-            shutil.rmtree(cluster)
+        for folder in ((data_dir / "postgres").resolve(), *unfinished_clusters(data_dir)):
+            if folder.exists():
+                shutil.rmtree(folder)
         for name in _SERVERS:
             shutil.rmtree(_socket_path(data_dir, name), ignore_errors=True)
         shutil.rmtree(data_dir)
@@ -307,9 +308,10 @@ def _initialise(
 ) -> None:
     """Make the cluster elsewhere and rename it, so that a half-made one is never started."""
     cluster = new_cluster(data_dir, account)
-    unfinished = unfinished_cluster(data_dir, cluster)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    for left_over in unfinished_clusters(data_dir):
+        if left_over.exists():
+            shutil.rmtree(left_over)
+    unfinished = cluster.with_name(unfinished_name(data_dir))
     unfinished.mkdir(mode=0o700)
     if account is not None:
         os.chown(unfinished, account.uid, account.gid)

@@ -253,8 +253,11 @@ def test_root_leaves_closed_folders_closed() -> None:
             assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,), "a new database"
         with embedded.postgres(moved) as database, _connect(database) as connection:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+        unfinished = cluster.with_name(f".{_postgres_files.path_key(moved)}.new")
+        unfinished.mkdir()  # as a start that was killed leaves it
         embedded.remove(moved)
         assert not cluster.exists()
+        assert not unfinished.exists()
     finally:
         embedded.remove(data_dir)
         shutil.rmtree(closed)

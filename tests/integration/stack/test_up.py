@@ -249,6 +249,25 @@ def test_a_database_that_is_not_there_is_named(data_dir: Path) -> None:
     assert "is `mixkd-server up` running" in result.stderr
 
 
+def test_remove_asks_first_and_deletes_only_what_is_ours(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "thesis.tex").write_text("years of work")
+    refused = _mixkd_server("remove", "--data-dir", str(data_dir), "--yes")
+    assert refused.returncode == 1
+    assert "left alone" in refused.stderr
+    (data_dir / "thesis.tex").unlink()
+    data_dir.rmdir()
+    with embedded.valkey(data_dir):
+        running = _mixkd_server("remove", "--data-dir", str(data_dir), "--yes")
+        assert running.returncode == 1
+        assert "another process" in running.stderr
+    asked = _mixkd_server("remove", "--data-dir", str(data_dir))  # nobody answers
+    assert asked.returncode == 1
+    assert data_dir.exists()
+    assert _mixkd_server("remove", "--data-dir", str(data_dir), "--yes").returncode == 0
+    assert not data_dir.exists()
+
+
 def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
     result = _mixkd_server(
         "doctor",
