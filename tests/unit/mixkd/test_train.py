@@ -105,6 +105,23 @@ def test_a_finite_loss_with_an_infinite_gradient_is_a_divergence_too(
         train("teach", classifier, steep, rows, SPEC, seed=1, device=CPU, reporter=reporter)
 
 
+def test_answers_that_are_not_finite_get_no_score(
+    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter
+) -> None:
+    """A NaN that only validation sees: the argmax of NaN would pass for an answer."""
+
+    def breaks_the_model(batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        loss = finetune(classifier)(batch, step)["loss"]
+        if step == 7:  # the last one of the epoch
+            with torch.no_grad():
+                classifier.classifier.bias.fill_(float("nan"))
+        return {"loss": loss}
+
+    with pytest.raises(DivergedError) as caught:
+        train("teach", classifier, breaks_the_model, rows, SPEC, seed=1, device=CPU, reporter=reporter)
+    assert caught.value.step == 8
+
+
 def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
     factors = [rate_factor(step, 10, 3) for step in range(10)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
