@@ -38,6 +38,7 @@ def main(names: list[str]) -> None:
         name for name in sys.modules if name.partition(".")[0] in {n.partition(".")[0] for n in names}
     ]:
         del sys.modules[name]
+    logging.getLogger().handlers.clear()
     sys.dont_write_bytecode = True
     sys.addaudithook(watch)
     for name in names:
