@@ -132,7 +132,7 @@ def _document(
         for p in problems
     ]
     document = ProblemDocument(
-        type=f"https://mixkd.dev/problems/{code}",
+        type=f"urn:mixkd:problem:{code}",
         title=title,
         status=status,
         detail=_printable(detail),

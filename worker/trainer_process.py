@@ -6,6 +6,7 @@ It dies with this process (the kernel kills it) and with its attempt (the whole 
 import contextlib
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -38,6 +39,8 @@ _ENV_NAMES = {
     "CUBLAS_WORKSPACE_CONFIG", "MIXKD_DEVICE",
 }  # fmt: skip
 _ENV_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
+
+_FOLDERS = re.compile(r"""(?<![\w:/.])/(?:[^\s/:"'<>]+/)+""")  # of an absolute path; the file's name stays
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +111,13 @@ def run_trainer(
         done=done,
         failed=failed,
         memory_ran_out=code == -signal.SIGKILL and _out_of_memory_kills() > kills_before,
-        log_tail=processes.tail(log_path, LOG_LINES, LOG_BYTES).replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        log_tail=presentable(processes.tail(log_path, LOG_LINES, LOG_BYTES)),
     )
+
+
+def presentable(text: str) -> str:
+    """A log's text as its job's owner may read it and Postgres can store it: no folder of this machine."""
+    return _FOLDERS.sub("…/", text).replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def failure(end: Exit) -> Failure:

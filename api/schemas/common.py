@@ -108,7 +108,7 @@ class ProblemDocument(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "type": "https://mixkd.dev/problems/invalid_input",
+                    "type": "urn:mixkd:problem:invalid_input",
                     "title": "The request cannot be carried out as it stands",
                     "status": 422,
                     "detail": "recipe.student.layers: the teacher has 6 layers",

@@ -12,7 +12,7 @@ def refusal_view(refusal: Mapping[str, Any] | None) -> ProblemDocument | None:
     if refusal is None:
         return None
     return ProblemDocument(
-        type=f"https://mixkd.dev/problems/{InvalidInput.code}",
+        type=f"urn:mixkd:problem:{InvalidInput.code}",
         title=InvalidInput.title,
         status=422,
         detail=refusal["detail"],

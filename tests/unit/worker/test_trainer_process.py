@@ -13,7 +13,7 @@ from mixkd.contract.messages import Message
 from tests.support.fake_trainer import Scripts
 from tests.support.waiting import alive, until
 from worker.halt import Halt, Halted, Reason, boot_seconds
-from worker.trainer_process import Exit, environment, failure, run_trainer
+from worker.trainer_process import Exit, environment, failure, presentable, run_trainer
 
 GRACE = {Reason.CANCEL: 0.5, Reason.SHUTDOWN: 0.5}
 Say = Callable[[dict[str, Any]], list[Any]]
@@ -112,6 +112,18 @@ def test_the_last_lines_of_the_log_are_kept(scripts: Scripts, halt: Halt) -> Non
     assert lines[0] == "line 300"
     assert len(lines) == 200
     assert "\0" not in end.log_tail
+
+
+def test_what_is_shown_of_the_log_names_no_folder_of_this_machine() -> None:
+    log = """  File "/srv/venv/lib/python3.11/site-packages/torch/x.py", line 3, in forward
+OSError: /var/tmp/mixkd/job_1-2/teacher/config.json: gone; read https://docs.example/a/b, 3/4 done
+"""
+    assert (
+        presentable(log)
+        == """  File "…/x.py", line 3, in forward
+OSError: …/config.json: gone; read https://docs.example/a/b, 3/4 done
+"""
+    )
 
 
 def test_it_knows_no_secret(scripts: Scripts, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
