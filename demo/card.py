@@ -19,6 +19,21 @@ ROWS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
     ("throughput, batch 32", ("speed", "examples_per_second"), "{:.0f} texts/s".format),
 )
 
+# The variant in the order of the method; Postgres keeps no order of its own. What is not named here follows.
+VARIANT = (
+    "student_from",
+    "mixed_at",
+    "weight",
+    "partner",
+    "shorter_row",
+    "attention_mask",
+    "positions",
+    "segment_ids",
+    "loss",
+    "distance",
+    "reductions",
+)
+
 
 def show(report: Card, console: Console) -> None:
     """Print the comparison, then everything that decided it."""
@@ -30,7 +45,8 @@ def show(report: Card, console: Console) -> None:
         table.add_row(name, write(teacher), write(student), f"{student / teacher:.3f}")
     console.print(table)
     details = Table.grid(padding=(0, 2))
-    for name, value in [*report["variant"].items(), *_origins(report)]:
+    variant = dict.fromkeys(VARIANT, "") | report["variant"]
+    for name, value in [*variant.items(), *_origins(report)]:
         details.add_row(f"[dim]{name.replace('_', ' ')}[/dim]", str(value))
     console.print(details)
 
