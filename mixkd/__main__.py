@@ -29,9 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.pipe is not None:
         _die_with_parent()
     try:
-        return _run(given.spec, given.dir, given.device, _send(given.pipe))
+        status = _run(given.spec, given.dir, given.device, _send(given.pipe))
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        status = 128 + signal.SIGINT
+    except SystemExit as stop:  # told by SIGTERM, or nobody reads the pipe: all is tidied up by now
+        status = int(stop.code or 0)
+    if given.pipe is not None:
+        # Taking Python and torch down in order took 2 s on a busy machine, which a cancel would wait for.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
