@@ -23,7 +23,7 @@ demo: setup ## distil a real teacher with the real service, and show what came o
 	@$(BIN)/python -m demo
 
 up: setup ## run the whole service on this machine until Ctrl-C (DATA=, HOST=, PORT=)
-	@exec $(BIN)/mixkd-server up --data-dir $(DATA) --host $(HOST) --port $(PORT)
+	@exec $(BIN)/mixkd-server up --data-dir "$(DATA)" --host "$(HOST)" --port "$(PORT)"
 
 test: ## every check there is: set-up, style, types, import rules, migrations, all tests
 	@start=$$(date +%s) && \

@@ -97,8 +97,18 @@ def wanted(build: Build) -> dict[str, str]:
 
 
 def found() -> dict[str, str]:
-    """What the stamp says; nothing if the environment was never finished."""
-    return json.loads(STAMP.read_text()) if STAMP.exists() else {}
+    """What the stamp says; nothing if the environment was never finished, or the stamp cannot be read."""
+    try:
+        return json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def stamp(finished: dict[str, str]) -> None:
+    """Say that the environment is finished: wholly or, should the disk be full, not at all."""
+    unfinished = STAMP.with_suffix(".new")
+    unfinished.write_text(json.dumps(finished))
+    unfinished.replace(STAMP)
 
 
 def main() -> None:
@@ -115,7 +125,7 @@ def main() -> None:
         print(f"setup: a new .venv with Python {sys.version.split()[0]}", flush=True)
         venv.create(VENV, clear=True, with_pip=True)
     install("cuda" if want["build"] == "cuda" else "cpu")
-    STAMP.write_text(json.dumps(want))
+    stamp(want)
 
 
 if __name__ == "__main__":

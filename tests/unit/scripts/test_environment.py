@@ -1,7 +1,8 @@
-"""The set-up's decisions: which Python, which PyTorch, and when nothing need be done."""
+"""The set-up's decisions: which Python, which PyTorch, and when nothing need be done; then what make runs."""
 
 import os
 import runpy
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,35 @@ def test_without_a_usable_python_the_set_up_says_what_to_install() -> None:
     assert run.returncode == 1
     assert "needs Python 3.11 or newer" in run.stderr
     assert "/bin/false" in run.stderr
+
+
+def test_a_stamp_that_cannot_be_read_counts_as_none(
+    environment: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(environment["found"].__globals__, "STAMP", tmp_path / "stamp.json")
+    assert environment["found"]() == {}
+    (tmp_path / "stamp.json").write_text("")
+    assert environment["found"]() == {}
+
+
+def test_a_stamp_is_never_half_written(
+    environment: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(environment["stamp"].__globals__, "STAMP", tmp_path / "stamp.json")
+    environment["stamp"]({"build": "cpu"})
+    with (tmp_path / "stamp.json").open() as before:
+        environment["stamp"]({"build": "cuda"})
+        assert before.read() == '{"build": "cpu"}', "what is there is replaced, not written over"
+    assert environment["found"]() == {"build": "cuda"}
+
+
+def test_make_up_takes_a_folder_with_a_space_in_its_name() -> None:
+    run = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "up", "DATA=my data"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    command = shlex.split(run.stdout.splitlines()[-1])
+    assert command[command.index("--data-dir") + 1] == "my data"
