@@ -102,6 +102,8 @@ def internal(scope: Scope) -> Response:
 
 def _from_status(scope: Scope, error: HTTPException) -> Response:
     """Starlette's own errors: no such path, no such method, a body that cannot be read, a body too large."""
+    if error.status_code == 204:  # no error; raised where a stream was promised and nothing is left to say
+        return Response(status_code=204)
     known = _BY_STATUS.get(error.status_code)
     phrase = HTTPStatus(error.status_code).phrase
     code = known.code if known else phrase.lower().replace(" ", "_")

@@ -16,6 +16,8 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.schemas.jobs import EventView
+from core.accounts.models import ApiKey
+from core.accounts.service import Principal
 from core.db import SessionFactory
 from core.jobs import repository
 from core.jobs.models import Job
@@ -33,20 +35,21 @@ class _News:
 
     events: list[EventView]
     progress: dict[str, Any] | None
-    ended: bool  # the job is in a final state, and `events` reach up to its last one
+    ended: bool  # the job is in a final state and `events` reach up to its last one; or the key was revoked
 
 
 async def follow(
-    sessions: SessionFactory, owner_id: str, job_id: str, after: int, stopping: asyncio.Event
+    sessions: SessionFactory, principal: Principal, job_id: str, after: int, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     """Events above `after`, each with its id; between them `progress`, without one: it is not history.
 
-    Ends after the job's final event, or when the server stops; the reader may then resume elsewhere.
+    Ends after the job's final event; when the server stops, and the reader may resume elsewhere; and when the
+    key is revoked.
     """
     progress: dict[str, Any] | None = None
     while not stopping.is_set():
         try:
-            news = await run_in_threadpool(_read, sessions, owner_id, job_id, after)
+            news = await run_in_threadpool(_read, sessions, principal, job_id, after)
         except sqlalchemy.exc.SQLAlchemyError as error:
             log.warning("the stream of %s ends, for the database failed: %s", job_id, error)
             return
@@ -62,13 +65,17 @@ async def follow(
             await _pause(stopping)
 
 
-def _read(sessions: SessionFactory, owner_id: str, job_id: str, after: int) -> _News:
+def _read(sessions: SessionFactory, principal: Principal, job_id: str, after: int) -> _News:
     with sessions() as session:
         # The job first: an event that comes between the two reads is then not taken for the last.
         job = session.execute(
-            select(Job.status, Job.event_seq, Job.progress).where(Job.id == job_id, Job.owner_id == owner_id)
-        ).one()
-        found = repository.events(session, owner_id, job_id, after=after, limit=BATCH).items
+            select(Job.status, Job.event_seq, Job.progress)
+            .join(ApiKey, ApiKey.owner_id == Job.owner_id)
+            .where(Job.id == job_id, ApiKey.id == principal.key_id, ApiKey.revoked_at.is_(None))
+        ).one_or_none()
+        if job is None:
+            return _News([], None, ended=True)
+        found = repository.events(session, principal.owner_id, job_id, after=after, limit=BATCH).items
     events = [EventView.of(event) for event in found]
     last = events[-1].seq if events else after
     return _News(events, job.progress, ended=job.status in FINAL and last >= job.event_seq)

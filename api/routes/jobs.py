@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api import files, stream
@@ -98,31 +98,39 @@ def events(
     return Page.of(page, EventView.of)
 
 
-def _visible(job_id: Id, session: Session, principal: Principal) -> str:
-    """Another owner's job must be a 404 before the stream's 200 has left."""
-    service.require(session, principal.owner_id, job_id)
-    return job_id
+def _last_seen(
+    *,
+    job_id: Id,
+    query: Annotated[StreamQuery, Query()],
+    session: Session,
+    principal: Principal,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MOST_EVENTS)] = None,
+) -> int:
+    """Where a stream resumes. Another owner's job must be a 404 before the stream's 200 has left.
+
+    The 204 tells a reader that has seen the final event not to come back (HTML standard, 9.2.3).
+    """
+    after = query.after if last_event_id is None else last_event_id
+    if service.is_told(session, principal.owner_id, job_id, after):
+        raise HTTPException(204)
+    return after
 
 
 @router.get(
     "/{job_id}/events/stream",
     summary="Follow a job, as server-sent events",
     response_class=EventSourceResponse,
+    responses={204: {"description": "The job has ended, and nothing lies after that event"}},
 )
 async def follow(
-    request: Request,
-    job_id: Annotated[str, Depends(_visible)],
-    query: Annotated[StreamQuery, Query()],
-    principal: Principal,
-    last_event_id: Annotated[int | None, Header(ge=0, le=MOST_EVENTS)] = None,
+    request: Request, job_id: Id, after: Annotated[int, Depends(_last_seen)], principal: Principal
 ) -> AsyncIterator[ServerSentEvent]:
     """All events after `Last-Event-ID`, then each as it happens, with `id: seq` and `event: type`.
 
     Between them come `event: progress` snapshots without an id. The stream ends with the job's final event.
     """
-    after = query.after if last_event_id is None else last_event_id
     stopping: asyncio.Event = request.app.state.stopping
-    async for event in stream.follow(request.app.state.sessions, principal.owner_id, job_id, after, stopping):
+    async for event in stream.follow(request.app.state.sessions, principal, job_id, after, stopping):
         yield event
 
 

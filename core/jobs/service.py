@@ -90,13 +90,14 @@ def get(session: Session, owner_id: str, job_id: str) -> PlacedJob:
     return repository.get(session, owner_id, job_id)
 
 
-def require(session: Session, owner_id: str, job_id: str) -> None:
-    """See that this owner has that job.
+def is_told(session: Session, owner_id: str, job_id: str, after: int) -> bool:
+    """Whether the job has ended and its events go no further than number `after`.
 
     Raises:
         NotFound: there is none of that id, or it is another owner's.
     """
-    repository.require(session, owner_id, job_id)
+    job = repository.get(session, owner_id, job_id).job
+    return job.status in FINAL and job.event_seq <= after
 
 
 def page(

@@ -41,6 +41,8 @@ def follow(
         problem: Exception | None = None
         try:
             with connect(_headers(last)) as response:
+                if response.status_code == 204:  # `after` is the job's last event
+                    return
                 heard = time.monotonic()
                 for message in EventSource(response).iter_sse():
                     failures, heard = 0, time.monotonic()

@@ -34,7 +34,7 @@ def check(answer: httpx.Response, status: int, code: str) -> dict:
     document = answer.json()
     assert set(document) == MEMBERS
     assert (document["status"], document["code"]) == (status, code)
-    assert document["type"].endswith(f"/{code}")
+    assert document["type"] == f"urn:mixkd:problem:{code}"
     assert document["request_id"] == answer.headers["X-Request-ID"] != ""
     return document
 

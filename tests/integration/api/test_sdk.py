@@ -203,6 +203,15 @@ def test_a_stream_that_breaks_again_and_again_neither_repeats_nor_skips(
     assert [event.seq for event in history] == list(range(1, len(history) + 1))
 
 
+def test_a_stream_after_the_final_event_ends_at_once(
+    client: Client, claim: claims.Claim, sessions: SessionFactory
+) -> None:
+    with sessions.begin() as session:
+        claims.cancelled(session, claim.token)
+    last = list(client.jobs.events(claim.job_id))[-1].seq
+    assert list(client.jobs.stream(claim.job_id, after=last, timeout=10)) == []
+
+
 def test_waiting_shows_progress_and_returns_the_finished_job(
     client: Client, job_id: str, claim: claims.Claim, sessions: SessionFactory
 ) -> None:

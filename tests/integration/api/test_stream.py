@@ -75,8 +75,31 @@ def test_a_resumed_stream_starts_after_what_was_seen(api, job_id, run_by_worker,
     finish(run_by_worker(), {})
     with follow(api, job_id, query, **headers) as events:
         assert [event["id"] for event in events] == ["3"]
-    with follow(api, job_id, "?after=3") as events:
+
+
+def test_whoever_has_seen_the_end_is_told_not_to_come_back(api, client_of, job_id, run_by_worker, finish):
+    path = f"/v1/jobs/{job_id}/events/stream"
+    finish(run_by_worker(), {})
+    for told in (api.get(path, headers={"Last-Event-ID": "3"}), api.get(f"{path}?after=3")):
+        assert (told.status_code, told.content) == (204, b"")
+    assert client_of("eve").get(f"{path}?after=3").status_code == 404
+
+
+def test_the_last_event_of_a_job_that_goes_on_is_no_end(api, job_id):
+    with follow(api, job_id, "?after=1") as events:
+        assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
+        assert [event["event"] for event in events] == ["cancelled"]
+
+
+def test_a_stream_ends_when_its_key_is_revoked(api, client_of, job_id):
+    revoked = client_of("ada")
+    (key, *_) = revoked.get("/v1/keys").json()["items"]  # the newest is its own
+    with follow(revoked, job_id) as events:
+        assert next(events)["event"] == "queued"
+        assert api.delete(f"/v1/keys/{key['id']}").status_code == 204
         assert list(events) == []
+        assert revoked.get(f"/v1/jobs/{job_id}").status_code == 401
+        assert api.get(f"/v1/jobs/{job_id}").status_code == 200
 
 
 @pytest.mark.parametrize(("query", "last"), [("", "x"), ("", "-1"), ("?after=-1", None), ("?aftr=1", None)])
