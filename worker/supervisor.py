@@ -142,8 +142,9 @@ class Supervisor:
         """
         try:
             with scratch(self._work_dir, f"{claim.job_id}-{claim.fence}") as folder:
-                student = self._produce(claim, folder, halt)
-                self._commit_student(claim, student, halt)
+                recorder = Recorder(self._sessions, claim.token)
+                student = self._produce(claim, folder, recorder, halt)
+                self._commit_student(claim, student, recorder, halt)
             log.info("the job succeeded")
         except LeaseLostError:
             raise
@@ -156,9 +157,8 @@ class Supervisor:
         if self._stopping.is_set():
             self._queue.wake()  # a job handed back should not wait for the reconciler
 
-    def _produce(self, claim: Claim, folder: Path, halt: Halt) -> Student:
+    def _produce(self, claim: Claim, folder: Path, recorder: Recorder, halt: Halt) -> Student:
         """Everything between the claim and the final commit; the student lies in storage."""
-        recorder = Recorder(self._sessions, claim.token)
         recorder.take(PhaseStarted(phase="prepare"))  # fetching is part of it; the trainer goes on with it
         spec = interruptible(halt, lambda: fetch(self._storage, claim, folder, halt.check))
         run = folder / "run"
@@ -168,13 +168,14 @@ class Supervisor:
         if end.failed is not None or not end.done:
             raise AttemptFailed(failure(end))
         recorder.take(PhaseStarted(phase="publish"))
-        student = interruptible(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
-        recorder.flush()
-        return student
+        return interruptible(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
 
-    def _commit_student(self, claim: Claim, student: Student, halt: Halt) -> None:
+    def _commit_student(self, claim: Claim, student: Student, recorder: Recorder, halt: Halt) -> None:
+        """Make the student count. Where it is not known whether it does, its files stay: an orphan costs
+        space, a row without its files costs trust."""
         info, report = student.info.model_dump(mode="json"), student.report
         try:
+            recorder.flush()
             self._commit(
                 halt, lambda session: claims.succeed(session, claim.token, student.files, info, report)
             )

@@ -259,6 +259,35 @@ def test_a_stolen_job_is_left_alone(
     assert {key.split("/")[2] for key in stored(storage, job_id)} == {"2"}
 
 
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_lease_lost_while_it_publishes_leaves_no_files(
+    bench: Bench, start: Start, scripts: Scripts, settings: Settings, *, outage: bool
+) -> None:
+    """The commit notices; after an outage, the writing down of what the trainer said does so before it."""
+    flaky = sessionmaker(bench.sessions.kw["bind"], expire_on_commit=False)
+
+    @event.listens_for(flaky, "before_commit")
+    def fail(_: Session) -> None:
+        if scripts.left("outage").exists():
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    scripts.write(1, *([["leave", "outage"]] if outage else []), *SUCCEED)
+    slow = SlowStorage(settings.storage_url, hang_at="put")
+    job_id = bench.submit(seed=1)
+    running = start(storage=slow, sessions=flaky, every=60, lease_seconds=120)  # no heartbeat tells it
+    until(slow.hangs.is_set)
+    assert stored(slow, job_id) != []
+    scripts.left("outage").unlink(missing_ok=True)
+    with bench.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
+        claims.expire_leases(session)
+        session.execute(text("UPDATE jobs SET status = 'paused'"))
+    slow.go_on.set()
+    running.join()
+    assert bench.job(job_id).status == "paused"
+    assert stored(slow, job_id) == []
+
+
 def test_the_heartbeat_notices_a_stolen_lease(
     bench: Bench, start: Start, scripts: Scripts, sessions: SessionFactory
 ) -> None:
