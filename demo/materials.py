@@ -149,6 +149,9 @@ def _folder_name(wheel: Wheel) -> str:
     return f"{wheel.name}-{wheel.version}-{wheel.sha256[:12]}"
 
 
+_SCRATCH = ".mixkd-filling-"  # a name of our own: the cache may be a folder with other things in it
+
+
 def _cache() -> Path:
     named = os.environ.get("MIXKD_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "mixkd"
@@ -164,9 +167,9 @@ def _cached(name: str, fill: Callable[[Path], None]) -> Path:
     with _locked(cache):
         folder = cache / name
         if not folder.is_dir():
-            for leftover in cache.glob(".*"):  # of a process that was killed: nobody else is in here
+            for leftover in cache.glob(f"{_SCRATCH}*"):  # of a killed process: nobody else is in here
                 shutil.rmtree(leftover)
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as scratch:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=_SCRATCH) as scratch:
                 filled = Path(scratch, name)
                 filled.mkdir()
                 fill(filled)

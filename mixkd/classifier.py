@@ -22,7 +22,12 @@ def logits(model: PreTrainedModel, words: Tensor, mask: Tensor, segments: Tensor
     """
     known = family(model.config.model_type)
     extra = {"token_type_ids": segments} if known.segment_ids else {}
-    result: Tensor = model(inputs_embeds=words, attention_mask=mask, **extra).logits
+    result: Tensor = model(
+        inputs_embeds=words,
+        attention_mask=mask,
+        return_dict=True,  # a config may have switched it off
+        **extra,
+    ).logits
     return result
 
 

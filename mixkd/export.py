@@ -46,13 +46,19 @@ def _replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+_NAMES = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # of buffers
+
+
 def weights_bytes(model: PreTrainedModel) -> int:
     """The size of the model.safetensors file that `export` writes for a model."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in sorted(model.state_dict().items()):
         start, end = end, end + tensor.numel() * tensor.element_size()
-        dtype = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _NAMES.get(tensor.dtype, "F32"),
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     length = len(json.dumps(header, separators=(",", ":")))
     return 8 + -(-length // 8) * 8 + end  # the header's length, the header padded to 8 bytes, the numbers

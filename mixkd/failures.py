@@ -9,7 +9,7 @@ from mixkd.contract.problems import RefusedError
 
 
 class DivergedError(Exception):
-    """The loss or its gradient was not finite at `step`, counted from 1, or the answers after it were not."""
+    """At `step`, counted from 1, a loss or gradient was not finite, or the answers before it were not."""
 
     def __init__(self, phase: Phase, step: int, learning_rate: float) -> None:
         super().__init__(f"not finite at step {step} of {phase}, learning rate {learning_rate:.3g}")
@@ -34,7 +34,7 @@ def explain(error: Exception) -> Failed:
                 detail="a model answered with NaN or infinity",
                 remedy="check the teacher's weights",
             )
-        case _ if _is_out_of_memory(error):
+        case _ if is_out_of_memory(error):
             return Failed(
                 cause="out_of_memory",
                 detail="the training did not fit into memory",
@@ -61,7 +61,8 @@ def _diverged(error: DivergedError) -> Failed:
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the machine or of a GPU; without importing torch to ask."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return True
     # The CPU's allocator raises a plain RuntimeError.

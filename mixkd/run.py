@@ -1,5 +1,6 @@
 """One distillation from its description to the student's folder, phase by phase."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
     encoded = {
         split: encode(part, tokenizer, label_ids, spec.recipe.max_length) for split, part in rows.items()
     }
+    _refuse_unknown_tokens(teacher, encoded.values())
     return Prepared(
         teacher=teacher,
         needs_teaching=needs_teaching,
@@ -167,6 +169,17 @@ def _card(model: PreTrainedModel, prepared: Prepared, speed: Speed, device: torc
         test=evaluate(model, prepared.test, prepared.pad_id, device),
         speed=speed,
     )
+
+
+def _refuse_unknown_tokens(teacher: PreTrainedModel, parts: Iterable[Encoded]) -> None:
+    """A tokeniser that does not belong to the model would index past the end of its embedding table."""
+    known = int(teacher.config.vocab_size)  # the rows of the table: the folder was refused otherwise
+    largest = max(int(part.tokens.max()) for part in parts)
+    if largest >= known:
+        raise RefusedError(
+            Problem("teacher", f"its tokeniser makes token {largest}, but the model knows {known} only",
+                    remedy="register the tokeniser that belongs to this model")
+        )  # fmt: skip
 
 
 def _device(name: str | None) -> torch.device:

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from mixkd.contract.problems import Problem, RefusedError
+from mixkd.failures import is_out_of_memory
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
@@ -38,8 +39,8 @@ def load_teacher(folder: Path) -> PreTrainedModel:
     Raises:
         RefusedError: a weight is missing, or the library cannot load the folder.
     """
-    model, missing = _load(folder)
-    _refuse_missing(missing)
+    model, absent = _load(folder)
+    _refuse_absent(absent)
     return model
 
 
@@ -52,10 +53,10 @@ def load_with_new_head(folder: Path, labels: Sequence[str]) -> PreTrainedModel:
         RefusedError: a weight of the encoder is missing, or the library cannot load the folder.
     """
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
-    model, missing = _load(folder, num_labels=len(labels), ignore_mismatched_sizes=True, **names)
+    model, absent = _load(folder, num_labels=len(labels), ignore_mismatched_sizes=True, **names)
     encoder = f"{model.base_model_prefix}."
     # A pooler is often left out of published encoders, and is as new as the head then.
-    _refuse_missing([name for name in missing if name.startswith(encoder) and ".pooler." not in name])
+    _refuse_absent([name for name in absent if name.startswith(encoder) and ".pooler." not in name])
 
     config = AutoConfig.from_pretrained(folder, num_labels=len(labels), **names, **_LOCAL)
     fresh = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -66,7 +67,10 @@ def load_with_new_head(folder: Path, labels: Sequence[str]) -> PreTrainedModel:
 
 
 def _load(folder: Path, **options: object) -> tuple[PreTrainedModel, list[str]]:
-    """The model in float32, and the names of the weights that its files did not have."""
+    """The model in float32, and the names of the weights that its files lack, or have in another shape.
+
+    The library fills those in at random.
+    """
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -76,15 +80,20 @@ def _load(folder: Path, **options: object) -> tuple[PreTrainedModel, list[str]]:
             **_LOCAL,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # a config's field can make the library raise anything
+        if is_out_of_memory(error):
+            raise
         raise _unusable("model", error) from error
-    return model, sorted(found["missing_keys"])
+    return model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
 
 
-def _refuse_missing(names: list[str]) -> None:
+def _refuse_absent(names: list[str]) -> None:
     if names:
         shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-        raise RefusedError(Problem("teacher", f"{len(names)} of its weights are missing: {shown}"))
+        raise RefusedError(
+            Problem("teacher", f"{len(names)} of its weights are missing or not of the shape that its config "
+                    f"says: {shown}", remedy="register the weights that belong to this config.json")
+        )  # fmt: skip
 
 
 def _unusable(part: str, error: Exception) -> RefusedError:

@@ -58,7 +58,7 @@ def train(
     the highest accuracy; among equals the lowest loss.
 
     Raises:
-        DivergedError: a loss or gradient was not finite; the step was not taken.
+        DivergedError: a loss, a gradient or, after an epoch, an answer was not finite.
     """
     started = time.monotonic()
     steps_an_epoch = batch_count(len(data.train), spec.batch_size)
@@ -98,7 +98,7 @@ def train(
         try:
             scores = evaluate(model, data.validation, data.pad_id, device)
         except NotFiniteError as error:
-            raise DivergedError(phase, step, learning_rate) from error
+            raise DivergedError(phase, step + 1, learning_rate) from error  # no further step can be made
         # In one message with the means: a metric of the same step would replace this one.
         reporter.metric(step, {**means.take(), **{f"validation_{k}": v for k, v in scores}})
         if best is None or (scores.accuracy, -scores.loss) > (best[1].accuracy, -best[1].loss):
@@ -128,10 +128,13 @@ def adamw(model: PreTrainedModel, spec: TrainSpec) -> torch.optim.AdamW:
 
 
 def rate_factor(step: int, steps: int, warm_up: int) -> float:
-    """The share of the learning rate at a step, counted from 0: it rises to 1, then falls; it is never 0."""
+    """The share of the learning rate at a step, counted from 0: it rises to 1, then falls.
+
+    It is 0 at `step == steps` only, which the schedule asks for after the last step.
+    """
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
-    return max(0.0, (steps - step) / (steps - warm_up))
+    return (steps - step) / max(1, steps - warm_up)  # a warm-up may last to the end
 
 
 def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:

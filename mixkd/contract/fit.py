@@ -27,16 +27,19 @@ def problems(recipe: DistilSpec, teacher: ModelInfo, data: DatasetReport) -> lis
                 f"choose 4 to {teacher.max_positions}",
             )
         )
-    if data.splits["train"].rows < 2:
-        found.append(
-            Problem(
-                "dataset_id",
-                "mixup needs at least two training rows",
-                data.splits["train"].rows,
-                "use a data set with more rows",
-            )
-        )
-    return found + _label_problems(recipe, teacher, data)
+    return found + _row_problems(data) + _label_problems(recipe, teacher, data)
+
+
+def _row_problems(data: DatasetReport) -> list[Problem]:
+    train = data.splits["train"]
+    if train.rows < 2:
+        problem, remedy = "mixup needs at least two training rows", "use a data set with more rows"
+    elif "validation" not in data.splits and train.rows - train.duplicate_rows < 2:
+        problem = "all training rows have the same text, so none can be set aside for validation"
+        remedy = "use a data set with more texts, or with a validation file"
+    else:
+        return []
+    return [Problem("dataset_id", problem, train.rows, remedy)]
 
 
 def _label_problems(recipe: DistilSpec, teacher: ModelInfo, data: DatasetReport) -> list[Problem]:

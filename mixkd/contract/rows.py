@@ -18,6 +18,7 @@ from typing import Literal
 
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import Columns, DataFormat, DataSpec, Split, Strict
+from mixkd.contract.text import encodes
 
 MAX_ROW_BYTES = 1 << 20  # one row; a longer one is a missing line end or an unclosed quote
 MAX_ROWS = 5_000_000  # in all splits; the check remembers a hash of every text
@@ -359,7 +360,7 @@ def _table_rows(
 
 
 def _need_columns(columns: Columns, there: list[str], name: str) -> None:
-    if any(not _encodes(column) for column in there):
+    if any(not encodes(column) for column in there):
         raise RefusedError(
             Problem(name, "line 1 is not valid UTF-8", None, "save the file as UTF-8 and send it again")
         )
@@ -367,7 +368,7 @@ def _need_columns(columns: Columns, there: list[str], name: str) -> None:
     for key, column in columns:
         if column is None or there.count(column) == 1:
             continue
-        near = difflib.get_close_matches(column, there, n=1)
+        near = difflib.get_close_matches(column, [c for c in there if len(c) <= 200], n=1)
         missing = column not in there
         problems.append(
             Problem(
@@ -405,7 +406,7 @@ def _text_problem(column: str, value: object) -> str | None:
         return f"{column!r} is empty"
     if "\0" in value:
         return f"{column!r} contains a NUL character"
-    if not _encodes(value):
+    if not encodes(value):
         return f"{column!r} is not valid UTF-8"
     return None
 
@@ -425,11 +426,3 @@ def _json_word(value: object) -> str:
     if isinstance(value, int | float):
         return "a number"
     return "a list" if isinstance(value, list) else "an object"
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -52,7 +52,7 @@ class StudentSpec(Strict):
 class MixupSpec(Strict):
     """Equations 4 and 5: how example pairs are interpolated."""
 
-    alpha: Positive = Field(0.4, description="λ ~ Beta(α, α)")
+    alpha: float = Field(0.4, ge=0.001, le=1000, description="λ ~ Beta(α, α)")
     lambda_per: Literal["example", "batch"] = "example"
     ratio: int = Field(1, ge=1, le=3, description="mixed rows per real row")
 
@@ -63,7 +63,9 @@ class LossSpec(Strict):
     sm_weight: NotNegative = 1.0
     tmkd_weight: NotNegative = 1.0
     distance: Literal["mse_logits", "mse_probabilities", "kl"] = "mse_logits"
-    temperature: Positive = Field(1.0, description="used by `kl` only; the loss is scaled by T²")
+    temperature: float = Field(
+        1.0, ge=0.01, le=1000, description="used by `kl` only; the loss is scaled by T²"
+    )
 
 
 class DistilSpec(Strict):
@@ -78,12 +80,15 @@ class DistilSpec(Strict):
     seed: int = Field(0, ge=0, lt=2**32)
 
 
+ColumnName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+
 class Columns(Strict):
     """Which column of a data file holds what."""
 
-    text: str = Field("text", min_length=1)
-    text_pair: str | None = Field(None, min_length=1)
-    label: str = Field("label", min_length=1)
+    text: ColumnName = "text"
+    text_pair: ColumnName | None = None
+    label: ColumnName = "label"
 
 
 class DataSpec(Strict):

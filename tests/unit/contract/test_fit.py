@@ -74,6 +74,16 @@ def test_a_single_row_cannot_be_mixed() -> None:
     assert problem.field == "dataset_id"
 
 
+def test_a_validation_part_must_be_possible() -> None:
+    report = data(["a", "b"], rows=2)
+    train = report.splits["train"].model_copy(update={"duplicate_rows": 1})
+    alike = report.model_copy(update={"splits": {"train": train}})
+    (problem,) = problems(recipe(), teacher(), alike)
+    assert "set aside" in problem.problem
+    with_file = alike.model_copy(update={"splits": {"train": train, "validation": train}})
+    assert problems(recipe(), teacher(), with_file) == []
+
+
 def test_all_problems_are_found_at_once() -> None:
     found = problems(recipe(student={"layers": 9}, max_length=65), teacher(["x"]), data(["a", "b"]))
     assert [p.field for p in found] == ["recipe.student.layers", "recipe.max_length", "dataset_id"]

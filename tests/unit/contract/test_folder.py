@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,82 @@ def test_auto_map_is_refused(tmp_path: Path, file: str) -> None:
 def test_fields_that_load_something_else_are_refused(tmp_path: Path, field: str) -> None:
     write_bert(tmp_path, **{field: "someone/kernel"})
     assert refusal(tmp_path).value == field
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("tokenizer_config.json", "vocab"),
+        ("tokenizer_config.json", "merges"),
+        ("tokenizer_config.json", "vocab_file"),
+        ("tokenizer_config.json", "init_inputs"),
+        ("special_tokens_map.json", "vocab_file"),
+        ("special_tokens_map.json", "vocab"),
+    ],
+)
+def test_a_tokenizer_that_names_a_file_elsewhere_is_refused(tmp_path: Path, file: str, key: str) -> None:
+    write_bert(tmp_path)
+    (tmp_path / file).write_text(json.dumps({key: "/etc/hostname"}))
+    problem = refusal(tmp_path)
+    assert (problem.field, problem.value) == (file, key)
+    assert "outside the folder" in problem.problem
+
+
+def test_what_published_tokenizers_carry_is_accepted(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    fields = {
+        "tokenizer_class": "BertTokenizerFast",
+        "special_tokens_map_file": "/root/.cache/x",
+        "vocab": None,
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"cls_token": "[CLS]", "additional_special_tokens": ["[X]"]})
+    )
+    assert inspect_folder(tmp_path).family == "bert"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_an_unknown_tokenizer_class_is_refused(tmp_path: Path, file: str) -> None:
+    write_bert(tmp_path)
+    content = json.loads((tmp_path / file).read_text()) | {"tokenizer_class": "TransfoXLTokenizer"}
+    (tmp_path / file).write_text(json.dumps(content))
+    problem = refusal(tmp_path)
+    assert (problem.field, problem.value) == (file, "TransfoXLTokenizer")
+
+
+def test_a_claim_of_many_layers_costs_no_memory(tmp_path: Path) -> None:
+    write_bert(tmp_path, num_hidden_layers=2_000_000)
+    tracemalloc.start()
+    try:
+        assert refusal(tmp_path).field == "model.safetensors"
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tensor_with_an_absurd_layer_number_is_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    tensors = {**bert_tensors(1, 8), f"bert.encoder.layer.{'9' * 5000}.x": [1]}
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
+    assert refusal(tmp_path).field == "model.safetensors"
+
+
+def test_an_index_of_anything_but_names_is_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": []}}')
+    assert refusal(tmp_path).field == "model.safetensors.index.json"
+
+
+def test_more_positions_than_the_weights_have_are_refused(tmp_path: Path) -> None:
+    problem = refusal(write_bert(tmp_path, max_position_embeddings=4096))
+    assert (problem.field, problem.value) == ("model.safetensors", 4096)
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_labels_that_no_database_can_hold_are_refused(tmp_path: Path, name: str) -> None:
+    assert refusal(write_bert(tmp_path, labels=[name, "b"])).field == "config.json"
 
 
 @pytest.mark.parametrize("name", ["modeling.py", "deep/er/modeling.py", "lib.so"])

@@ -1,6 +1,7 @@
 """Whole runs on tiny models: from a description to a folder that plain transformers loads."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from mixkd.contract.messages import Done, Message, PhaseStarted
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.export import weights_bytes
-from mixkd.failures import DivergedError
+from mixkd.failures import DivergedError, explain
 from mixkd.report import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
@@ -138,8 +139,9 @@ def test_a_teacher_with_nan_weights_diverges_and_nothing_is_exported(
 
 def test_an_absurd_learning_rate_diverges(make_spec: MakeSpec, tmp_path: Path, reporter: Reporter) -> None:
     teach = {"epochs": 5, "batch_size": 8, "learning_rate": 1e30, "warmup_ratio": 0}
-    with pytest.raises(DivergedError):
+    with pytest.raises(DivergedError) as caught:
         run(make_spec(teach=teach), tmp_path, reporter, "cpu")
+    assert explain(caught.value).field == "recipe.teach.learning_rate"
 
 
 def test_more_layers_than_the_teacher_has_are_refused_before_anything_is_loaded(
@@ -159,6 +161,48 @@ def test_weights_that_are_missing_are_refused(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RefusedError):
         run(make_spec(teacher=tmp_path), tmp_path, reporter, "cpu")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intermediate_size": 48},  # tensors of another shape would be filled in at random
+        {"type_vocab_size": 7},
+        {"num_attention_heads": 0},  # makes the library divide by zero
+        {"dtype": "float99"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_config_that_does_not_belong_to_the_weights_is_refused(
+    make_spec: MakeSpec,
+    classifier_folder: Path,
+    tmp_path: Path,
+    reporter: Reporter,
+    change: dict[str, object],
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(classifier_folder, teacher)
+    config = json.loads((teacher / "config.json").read_text()) | change
+    (teacher / "config.json").write_text(json.dumps(config))
+    for when in ("always", "never"):
+        with pytest.raises(RefusedError) as caught:
+            run(make_spec(teacher=teacher, teach={"when": when}), tmp_path, reporter, "cpu")
+        assert caught.value.problems[0].field == "teacher"
+
+
+def test_a_tokeniser_of_another_model_is_refused(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(classifier_folder, teacher)
+    weights = load_file(teacher / "model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    weights[name] = weights[name][:5].clone()  # the special tokens only
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((teacher / "config.json").read_text()) | {"vocab_size": 5}
+    (teacher / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedError, match="tokeniser"):
+        run(make_spec(teacher=teacher), tmp_path, reporter, "cpu")
 
 
 def test_an_encoder_that_was_published_without_its_pooler_gets_a_new_one(

@@ -129,6 +129,11 @@ def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
     assert min(factors) > 0
 
 
+@pytest.mark.parametrize("warm_up", [0, 3, 9, 10])
+def test_the_schedule_can_be_asked_after_the_last_step(warm_up: int) -> None:
+    assert rate_factor(10, 10, warm_up) == 0
+
+
 def test_biases_and_layernorms_do_not_decay(classifier: PreTrainedModel) -> None:
     decayed, kept = adamw(classifier, SPEC).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (SPEC.weight_decay, 0)
