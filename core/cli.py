@@ -97,7 +97,7 @@ def worker() -> None:
 
 @app.command()
 def control() -> None:
-    """Import data sets and models, and take up the jobs of workers that died. Run exactly one."""
+    """Import data sets and models, and take up the jobs of workers that died. One is enough; more do no harm."""
     _become("worker", "--control")
 
 

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(None, description="sent to the hub, for private models")
     work_dir: Path = Field(
         Path("/var/tmp/mixkd"),  # noqa: S108 - each attempt makes its own 0700 folder in it
-        description="a worker's scratch space, one folder per attempt",
+        description="scratch space: of a worker's attempts, the API's uploads and the control worker's imports",
     )
 
     max_upload_bytes: int = Field(10 * 2**30, gt=0, description="largest body of one request")

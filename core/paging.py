@@ -16,7 +16,7 @@ Query = TypeVar("Query", bound=Select[Any])
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some rows, newest first, and where the next page starts (None: this was the last)."""
+    """Some rows in the order of their list, and where the next page starts (None: this was the last)."""
 
     items: Sequence[T]
     next_cursor: str | None

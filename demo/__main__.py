@@ -51,9 +51,13 @@ def main() -> int:
         with alone():
             demonstrate(console)
         console.print(f"\nall of it happened, in {clock(time.monotonic() - began)}")
-    except (DemoError, MixkdError, embedded.EmbeddedError, materials.WrongFileError) as error:
-        console.print(f"\nthe demo failed: {error}", style="red", markup=False)
-    except subprocess.CalledProcessError as error:
+    except (
+        DemoError,
+        MixkdError,
+        embedded.EmbeddedError,
+        materials.WrongFileError,
+        subprocess.CalledProcessError,
+    ) as error:
         console.print(f"\nthe demo failed: {error}", style="red", markup=False)
     except KeyboardInterrupt:
         console.print("\ninterrupted; everything was stopped")

@@ -1,7 +1,7 @@
 """Writes the pages of docs/ that are made from the code, so that they cannot disagree with it.
 
 `python scripts/docs.py` writes them; a test compares. Generated are recipe.md, settings.md and report.md of
-docs/reference, and the parts of docs/architecture.md between `<!-- generated: NAME -->` and `<!-- end -->`.
+docs/reference, and the parts of other pages between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import sys
@@ -26,18 +26,25 @@ def pages() -> dict[Path, str]:
 
     reference = ROOT / "docs" / "reference"
     architecture = ROOT / "docs" / "architecture.md"
-    text = architecture.read_text(encoding="utf-8")
-    for name, made in (("states", states()), ("imports", imports())):
-        before, start, rest = text.partition(f"<!-- generated: {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        assert end, f"docs/architecture.md has no place for {name}"
-        text = before + start + made + end + after
+    teachers = ROOT / "docs" / "how-to" / "register-a-teacher.md"
     return {
         reference / "recipe.md": RECIPE + fields(DistilSpec, defaults=True),
         reference / "settings.md": SETTINGS + settings(Settings),
         reference / "report.md": REPORT + fields(Report, defaults=False),
-        architecture: text,
+        architecture: _filled(architecture, states=states(), imports=imports()),
+        teachers: _filled(teachers, families=families()),
     }
+
+
+def _filled(page: Path, **parts: str) -> str:
+    """A page with its generated parts made anew."""
+    text = page.read_text(encoding="utf-8")
+    for name, made in parts.items():
+        before, start, rest = text.partition(f"<!-- generated: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        assert end, f"{page} has no place for {name}"
+        text = before + start + made + end + after
+    return text
 
 
 RECIPE = """# The recipe
@@ -48,8 +55,11 @@ left out. A field that is not in this table is refused: a typo must not be ignor
 """
 SETTINGS = """# Settings
 
-Environment variables of the service's processes. `mixkd-server up` sets the database, the broker and the
-storage by itself.
+Environment variables of the service's processes. `mixkd-server up` sets the database, the broker, the storage and the
+work directory by itself, unless they are set.
+
+One more is read by the trainer alone, to which a worker hands it on: `MIXKD_DEVICE` (`cpu`, `cuda`, `cuda:1` …) says what
+it runs on; unset, a GPU where there is one. `python -m mixkd run --device` overrides it.
 
 """
 REPORT = """# The report card
@@ -89,12 +99,18 @@ def _leaves(schema: Schema, root: Schema, prefix: str, default: Any) -> Iterator
         given = default.get(name) if isinstance(default, dict) else None
         inner = _resolved(part, root)
         if "properties" in inner:
-            yield f"{prefix}{name}", {"type": "", "description": inner.get("description", "")}, None
+            yield f"{prefix}{name}", {"type": "", "description": _meaning(part, inner)}, None
             yield from _leaves(inner, root, f"{prefix}{name}.", given)
         elif "properties" in (each := _resolved(inner.get("additionalProperties") or {}, root)):
             yield from _leaves(each, root, f"{prefix}{name}.*.", None)
         else:
             yield f"{prefix}{name}", {**inner, **part}, given
+
+
+def _meaning(part: Schema, inner: Schema) -> str:
+    """What the model says of itself, and what the field that holds it adds."""
+    own, added = inner.get("description", ""), part.get("description", "")
+    return f"{own.removesuffix('.')}; {added}" if own and added and own != added else own or added
 
 
 def _resolved(part: Schema, root: Schema) -> Schema:
@@ -109,7 +125,7 @@ def _resolved(part: Schema, root: Schema) -> Schema:
 
 
 def kind(leaf: Schema) -> str:
-    """A field's type and limits in words: `integer, 1 to 1000`."""
+    """A field's type and limits in words: `integer, at least 1, at most 1000`."""
     if "enum" in leaf:
         return ", ".join(f"`{value}`" for value in leaf["enum"])
     if "const" in leaf:
@@ -145,6 +161,13 @@ def states() -> str:
         lines += [f"    {before} --> {after}" for after in JobStatus if after in TRANSITIONS[before]]
     lines += [f"    {status} --> [*]" for status in JobStatus if status in FINAL]
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
+
+
+def families() -> str:
+    """The encoders that a teacher may be."""
+    from mixkd.contract.families import FAMILIES
+
+    return "    " + ", ".join(FAMILIES) + "\n"
 
 
 def imports() -> str:

@@ -9,7 +9,7 @@ from core.db import NOW, Base
 
 
 class Owner(Base):
-    """Whose things are whose. Every row of every other table names one."""
+    """Whose things are whose. Every row names one, but those of `workers`: they serve all owners alike."""
 
     __tablename__ = "owners"
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """Where a job is. Cancel and pause *requests* are columns, not states."""
+    """Where a job is. A *request* to cancel it is a column, not a state."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,7 +22,7 @@ class FailureCause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     WORKER_LOST = "worker_lost"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"  # reserved: jobs have no deadline yet
     INTERNAL = "internal"
 
 

@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--teacher", required=True, help="mdl_…")
     new.add_argument("--dataset", required=True, help="ds_…")
     new.add_argument(
-        "--recipe", type=Path, help="a JSON file (docs/reference/recipe.md); default: the paper's"
+        "--recipe", type=Path, help="a JSON file (docs/reference/recipe.md); default: all defaults"
     )
     new.add_argument("--name")
     new.add_argument("--priority", type=int, help="0 to 100")

@@ -68,7 +68,7 @@ def test_without_a_usable_python_the_set_up_says_what_to_install() -> None:
         check=False,
     )
     assert run.returncode == 1
-    assert "needs Python 3.11 or newer" in run.stderr
+    assert "needs Python 3.11, 3.12 or 3.13" in run.stderr
     assert "/bin/false" in run.stderr
 
 
