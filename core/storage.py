@@ -34,13 +34,9 @@ class CorruptFileError(Exception):
 
 def digest(path: Path) -> StoredFile:
     """Size and SHA-256 of a local file."""
-    sha256 = hashlib.sha256()
-    size = 0
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            sha256.update(chunk)
-            size += len(chunk)
-    return StoredFile(size, sha256.hexdigest())
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return StoredFile(file.tell(), sha256)
 
 
 class Storage:

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from mixkd.contract.families import family
 from mixkd.contract.spec import DistilSpec, RunSpec, Split, Strict
 from mixkd.data import SplitsUsed
 from mixkd.evaluate import Speed
@@ -126,11 +125,10 @@ def describe(recipe: DistilSpec, model_type: str, fine_tuned: bool) -> Variant:
         "mse_probabilities": "mean squared error of probabilities",
         "kl": f"T² · KL(teacher ‖ student), T = {loss.temperature:g}",
     }[loss.distance]
-    at = {"word": "word embeddings, before anything is added to them", "embedding": "embedding output"}
     which = "the teacher fine-tuned in this job" if fine_tuned else "the teacher as it came"
     return Variant(
         student_from=f"{which}: embeddings, first {recipe.student.layers} layers, head",
-        mixed_at=f"{at[family(model_type).mix_at]}; each model mixes its own",
+        mixed_at="word embeddings, before anything is added to them; each model mixes its own",
         weight=f"λ ~ Beta({mixup.alpha:g}, {mixup.alpha:g}), one for {each}",
         partner=f"a permutation of the batch, {mixup.ratio} mixed row(s) a real row",
         loss=f"L_MLE + {loss.sm_weight:g} · L_SM + {loss.tmkd_weight:g} · L_TMKD",

@@ -45,10 +45,8 @@ class Claim:
     """A job that is ours until the lease ends, with all that is needed to run it."""
 
     job_id: str
-    owner_id: str
     token: UUID
     fence: int
-    name: str
     recipe: dict[str, Any]
     teacher_prefix: str
     teacher_files: dict[str, StoredFile]
@@ -60,7 +58,7 @@ class Claim:
     @property
     def prefix(self) -> str:
         """Where this attempt, and no other, may store files."""
-        return f"jobs/{self.job_id}/{self.fence}"
+        return _prefix(self.job_id, self.fence)
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ def succeed(
         name=job.name,
         kind="student",
         status=ImportStatus.READY,
-        prefix=f"jobs/{job.id}/{job.fence}/student",
+        prefix=f"{_prefix(job.id, job.fence)}/student",
         files={path: asdict(file) for path, file in files.items()},
         info=dict(info),
     )
@@ -311,6 +309,10 @@ def expire_leases(session: Session, limit: int = 100) -> list[tuple[str, JobStat
     return ended
 
 
+def _prefix(job_id: str, fence: int) -> str:
+    return f"jobs/{job_id}/{fence}"
+
+
 def _in(seconds: float) -> ColumnElement[Any]:
     return func.clock_timestamp(type_=DateTime(timezone=True)) + timedelta(seconds=seconds)
 
@@ -361,10 +363,8 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
     job, teacher, data = row
     return Claim(
         job_id=job.id,
-        owner_id=job.owner_id,
         token=token,
         fence=job.fence,
-        name=job.name,
         recipe=job.recipe,
         teacher_prefix=teacher.prefix,
         teacher_files={path: _stored(file) for path, file in (teacher.files or {}).items()},

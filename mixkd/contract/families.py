@@ -7,7 +7,6 @@ safetensors file are the same paths, with or without the base model's prefix in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,7 @@ class Family:
     `layers_key`, `hidden_key`, `embedding_key`: the fields of config.json with the number of encoder
     layers, their width, and the width of the embedding table. `segment_ids`: whether a second text is told
     from the first by segment ids. `positions_after_padding`: positions are counted from `pad_token_id` + 1,
-    so that many fewer tokens fit than `max_position_embeddings` says. `mix_at`: mix word embeddings before
-    anything is added to them, or what comes out of the embedding block.
+    so that many fewer tokens fit than `max_position_embeddings` says.
     """
 
     model_type: str
@@ -33,7 +31,6 @@ class Family:
     segment_ids: bool = False
     positions_after_padding: bool = False
     pad_token_id: int = 0  # where config.json does not say
-    mix_at: Literal["word", "embedding"] = "word"
 
 
 _ALL = (
