@@ -4,6 +4,7 @@ SQLAlchemy is used synchronously everywhere (docs/adr/0003): the API runs its sh
 its thread pool, and both sides share one set of repositories.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -16,6 +17,11 @@ from core.config import Settings
 SessionFactory = sessionmaker[Session]
 
 NOW = text("clock_timestamp()")  # the database's clock, also inside a long transaction
+
+
+def one_of(column: str, words: Iterable[str]) -> str:
+    """The condition of a CHECK: the column holds one of these words."""
+    return f"{column} IN ({', '.join(repr(str(word)) for word in words)})"
 
 
 class Base(DeclarativeBase):

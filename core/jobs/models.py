@@ -5,17 +5,19 @@ one a cause, a successful one a student.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db import NOW, Base
+from core.db import NOW, Base, one_of
+from core.jobs.states import FINAL, FailureCause, JobStatus
+from mixkd.contract.messages import Phase
 
 _RUNNING = "status = 'running'"
-_FINAL = "status IN ('succeeded', 'failed', 'cancelled')"
-_CAUSES = "'invalid_input', 'out_of_memory', 'diverged', 'worker_lost', 'deadline_exceeded', 'internal'"
+_FINAL = one_of("status", [status for status in JobStatus if status in FINAL])
+_OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "handed_back", "lost")
 
 
 class Job(Base):
@@ -23,18 +25,25 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint(
-            "status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')",
-            name="status",
-        ),
+        CheckConstraint(one_of("status", JobStatus), name="status"),
         CheckConstraint(f"({_RUNNING}) = (lease_token IS NOT NULL)", name="running_has_lease"),
         CheckConstraint(f"({_RUNNING}) = (lease_expires_at IS NOT NULL)", name="lease_ends"),
         CheckConstraint(f"({_RUNNING}) = (worker_id IS NOT NULL)", name="running_has_worker"),
         CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", name="final_has_end"),
         CheckConstraint("(status = 'failed') = (failure_cause IS NOT NULL)", name="failed_has_cause"),
-        CheckConstraint(f"failure_cause IN ({_CAUSES})", name="failure_cause"),
+        CheckConstraint("failure IS NULL OR status = 'failed'", name="only_failed_has_failure"),
+        CheckConstraint(one_of("failure_cause", FailureCause), name="failure_cause"),
+        CheckConstraint(
+            "status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled_was_requested"
+        ),
         CheckConstraint("(status = 'succeeded') = (student_id IS NOT NULL)", name="success_has_student"),
         CheckConstraint("(status = 'succeeded') = (report IS NOT NULL)", name="success_has_report"),
+        CheckConstraint(one_of("phase", get_args(Phase)), name="phase"),
+        CheckConstraint(
+            "status NOT IN ('queued', 'paused') OR (phase IS NULL AND progress IS NULL)",
+            name="waiting_has_no_phase",
+        ),
+        CheckConstraint("fence >= 0", name="fence"),
         CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
         CheckConstraint("charged_failures BETWEEN 0 AND max_attempts", name="charged_failures"),
         Index(
@@ -87,11 +96,12 @@ class JobAttempt(Base):
     __tablename__ = "job_attempts"
     __table_args__ = (
         CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
+        CheckConstraint(one_of("outcome", _OUTCOMES), name="outcome"),
+        CheckConstraint(one_of("cause", FailureCause), name="cause"),
         CheckConstraint(
-            "outcome IN ('succeeded', 'failed', 'cancelled', 'paused', 'handed_back', 'lost')",
-            name="outcome",
+            "coalesce(outcome IN ('failed', 'lost'), false) = (cause IS NOT NULL)", name="failure_has_cause"
         ),
-        CheckConstraint(f"cause IN ({_CAUSES})", name="cause"),
+        Index("uq_job_attempts_open", "job_id", unique=True, postgresql_where=text("outcome IS NULL")),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -124,6 +134,7 @@ class JobMetric(Base):
     """Numbers logged at a step of a phase; written again, the later value stands."""
 
     __tablename__ = "job_metrics"
+    __table_args__ = (CheckConstraint(one_of("phase", get_args(Phase)), name="phase"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     phase: Mapped[str] = mapped_column(String(16), primary_key=True)

@@ -179,6 +179,22 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "charged_failures BETWEEN 0 AND max_attempts", name=op.f("ck_jobs_charged_failures")
         ),
+        sa.CheckConstraint(
+            "failure IS NULL OR status = 'failed'", name=op.f("ck_jobs_only_failed_has_failure")
+        ),
+        sa.CheckConstraint(
+            "status <> 'cancelled' OR cancel_requested_at IS NOT NULL",
+            name=op.f("ck_jobs_cancelled_was_requested"),
+        ),
+        sa.CheckConstraint(
+            "phase IN ('prepare', 'teach', 'distil', 'evaluate', 'export', 'publish')",
+            name=op.f("ck_jobs_phase"),
+        ),
+        sa.CheckConstraint(
+            "status NOT IN ('queued', 'paused') OR (phase IS NULL AND progress IS NULL)",
+            name=op.f("ck_jobs_waiting_has_no_phase"),
+        ),
+        sa.CheckConstraint("fence >= 0", name=op.f("ck_jobs_fence")),
         sa.CheckConstraint("priority BETWEEN 0 AND 100", name=op.f("ck_jobs_priority")),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
         sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name=op.f("fk_jobs_owner_id_owners")),
@@ -225,6 +241,10 @@ def upgrade() -> None:
             name=op.f("ck_job_attempts_outcome"),
         ),
         sa.CheckConstraint(
+            "coalesce(outcome IN ('failed', 'lost'), false) = (cause IS NOT NULL)",
+            name=op.f("ck_job_attempts_failure_has_cause"),
+        ),
+        sa.CheckConstraint(
             "(ended_at IS NULL) = (outcome IS NULL)", name=op.f("ck_job_attempts_ended_has_outcome")
         ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_attempts_job_id_jobs")),
@@ -234,6 +254,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_job_attempts")),
         sa.UniqueConstraint("lease_token", name=op.f("uq_job_attempts_lease_token")),
+    )
+    op.create_index(
+        "uq_job_attempts_open",
+        "job_attempts",
+        ["job_id"],
+        unique=True,
+        postgresql_where=sa.text("outcome IS NULL"),
     )
     op.create_table(
         "job_events",
@@ -255,6 +282,10 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.String(length=40), nullable=False),
         sa.Column("at", TIME, server_default=NOW, nullable=False),
         sa.Column("values", JSONB, nullable=False),
+        sa.CheckConstraint(
+            "phase IN ('prepare', 'teach', 'distil', 'evaluate', 'export', 'publish')",
+            name=op.f("ck_job_metrics_phase"),
+        ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_metrics_job_id_jobs")),
         sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name=op.f("fk_job_metrics_owner_id_owners")),
         sa.PrimaryKeyConstraint("job_id", "phase", "step", name=op.f("pk_job_metrics")),
