@@ -20,7 +20,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for all tests that leave it running."""
     with starter() as start:
-        yield start(tmp_path_factory.mktemp("stack") / "data", roots)
+        yield start(tmp_path_factory.mktemp("stack") / "data", "--model-root", roots)
 
 
 @pytest.fixture(scope="session")

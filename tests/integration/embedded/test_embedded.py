@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import redis
 
 from core import _postgres_files, embedded
 from core.processes import Account
+from tests.support.waiting import until, until_ended
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -69,21 +69,6 @@ def _sockets(*urls: str) -> list[Path]:
     return [Path(url.partition("host=")[2] or url.removeprefix("redis+socket://")) for url in urls]
 
 
-def _assert_ended(processes: list[psutil.Process], seconds: float) -> None:
-    """All have ended within so many seconds; whether init has collected them yet is not our business."""
-
-    def alive(process: psutil.Process) -> bool:
-        try:
-            return process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    deadline = time.monotonic() + seconds
-    while running := [process for process in processes if alive(process)]:
-        assert time.monotonic() < deadline, f"still there: {running}"
-        time.sleep(0.02)
-
-
 def test_data_survives_a_restart(data_dir: Path) -> None:
     with embedded.postgres(data_dir) as database, embedded.valkey(data_dir) as broker:
         with _connect(database) as connection:
@@ -108,14 +93,22 @@ def test_the_database_is_utf8_with_the_same_order_on_every_machine(data_dir: Pat
 
 
 def test_only_unix_sockets_in_a_closed_folder(data_dir: Path) -> None:
-    with embedded.postgres(data_dir) as database, embedded.valkey(data_dir) as broker:
-        folders = [_sockets(database)[0], _sockets(broker)[0].parent]
-        assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
-        servers = psutil.Process().children(recursive=True)
-        assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
-        assert [server.net_connections("inet") for server in servers if server.is_running()] == [[]] * len(
-            servers
-        )
+    launcher, database, broker = _launch(data_dir)
+    folders = [_sockets(database)[0], _sockets(broker)[0].parent]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
+    servers = psutil.Process(launcher.pid).children(
+        recursive=True
+    )  # not the test process's own: it has others
+    assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
+    assert [sockets for server in servers if (sockets := _internet_sockets(server))] == []
+    launcher.communicate()
+
+
+def _internet_sockets(process: psutil.Process) -> list[object]:
+    try:
+        return list(process.net_connections("inet"))
+    except psutil.NoSuchProcess:  # Postgres's helpers come and go
+        return []
 
 
 def test_a_second_launcher_is_refused_and_the_first_goes_on(data_dir: Path) -> None:
@@ -138,7 +131,7 @@ def test_kill_9_of_the_launcher_leaves_no_process_and_the_next_start_works(data_
     assert len(servers) > 2
     launcher.kill()
     launcher.wait()
-    _assert_ended(servers, seconds=2)
+    until_ended(servers, 15)
     with embedded.postgres(data_dir) as again, embedded.valkey(data_dir) as broker_again:
         assert (again, broker_again) == (database, broker), "the same sockets: nothing piles up"
         with _connect(again) as connection:
@@ -166,7 +159,7 @@ def test_a_start_after_every_process_was_killed_at_once(data_dir: Path) -> None:
     for process in everything:
         process.kill()
     launcher.wait()
-    _assert_ended(everything, seconds=5)
+    until_ended(everything, 15)
     # A container's pids start again from 1: the pid in the stale file now belongs to somebody else.
     pid_file = data_dir / "postgres" / "postmaster.pid"
     owner = pid_file.stat()
@@ -186,12 +179,12 @@ def test_a_start_after_every_process_was_killed_at_once(data_dir: Path) -> None:
 def test_a_launcher_killed_while_it_makes_the_cluster(data_dir: Path) -> None:
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(data_dir)], stdin=subprocess.PIPE)
     unfinished = data_dir / f".{_postgres_files.path_key(data_dir)}.new" / "PG_VERSION"
-    while not unfinished.exists():
-        assert launcher.poll() is None
+    until(lambda: unfinished.exists() or launcher.poll() is not None)
+    assert launcher.poll() is None
     children = psutil.Process(launcher.pid).children(recursive=True)
     launcher.kill()
     launcher.wait()
-    _assert_ended(children, seconds=2)
+    until_ended(children, 15)
     assert not (data_dir / "postgres").exists()
     with embedded.postgres(data_dir) as database, _connect(database) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -308,7 +301,7 @@ def test_an_ordinary_user_needs_nothing_from_root(data_dir: Path) -> None:
         assert f"/mixkd-{NOBODY}-" in database
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
-        _assert_ended(servers, seconds=2)
+        until_ended(servers, 15)
     launcher, database, broker = _launch(home / "data", *as_nobody)
     launcher.communicate()  # the end of its input lets it stop by itself
     assert launcher.returncode == 0
@@ -318,10 +311,12 @@ def test_an_ordinary_user_needs_nothing_from_root(data_dir: Path) -> None:
 def _become_nobody(home: Path) -> list[str]:
     """The command prefix of an ordinary user who owns `home`."""
     nobody = Account(NOBODY, NOBODY)
-    if all(_postgres_files.reachable(path, nobody) for path in (Path(sys.executable), Path.cwd())):
+    needed = (Path(sys.executable), Path(os.__file__).parent, Path.cwd())
+    if all(_postgres_files.reachable(path, nobody) for path in needed):
         os.chown(home, NOBODY, NOBODY)
         return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    # The interpreter lies under /root. In a user namespace root itself is an ordinary user.
+    # The interpreter lies under /root; or, where it is a copy, its library does, and it would take up
+    # another of a different release. In a user namespace root itself is an ordinary user.
     prefix = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
     if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode != 0:
         pytest.skip("this interpreter is closed to other users, and user namespaces are not allowed")

@@ -1,18 +1,11 @@
 """`mixkd-server up` as an operator meets it: its start, its end, a kill -9, and children that die."""
 
-import json
-import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,41 +14,8 @@ import psutil
 import pytest
 
 from core import embedded
-
-SERVER = [sys.executable, "-P", "-m", "core.cli"]
-START_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running `up`."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    key: str | None
-    log: Path
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def child(self, *words: str) -> psutil.Process | None:
-        """Our direct child whose command has all these words, once it runs its program."""
-        for process in psutil.Process(self.process.pid).children():
-            try:
-                command = " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
-            if all(word in command for word in words) and "_child.py" not in command:
-                return process
-        return None
-
-    def status(self, path: str, key: str | None = None) -> int | None:
-        """The status of a GET, None if nothing answers."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            return httpx.get(self.url + path, headers=headers, timeout=10, trust_env=False).status_code
-        except httpx.HTTPError:
-            return None
+from tests.support.stack import SERVER, Stack, Start, environment, starter
+from tests.support.waiting import until, until_ended
 
 
 @pytest.fixture
@@ -68,63 +28,47 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(parent)
 
 
-@contextmanager
-def _up(data_dir: Path, *options: str) -> Iterator[Service]:
-    """A service on a free port, ready; killed at the end if it still runs."""
-    ready_file = data_dir.with_name("ready.json")
-    ready_file.unlink(missing_ok=True)  # a killed `up` leaves it
-    log = data_dir.with_name("up.log")
-    command = [*SERVER, "up", "--data-dir", str(data_dir), "--port", "0", "--ready-file", str(ready_file)]
-    with log.open("wb") as output:
-        process = subprocess.Popen([*command, *options], stdout=output, stderr=output, env=_environment())
-    try:
-        _until(lambda: ready_file.exists() or process.poll() is not None, START_SECONDS)
-        assert process.poll() is None, log.read_text()
-        assert stat.S_IMODE(ready_file.stat().st_mode) == 0o600
-        ready = json.loads(ready_file.read_text())
-        yield Service(process, ready["url"], ready["api_key"], log)
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def start(data_dir: Path) -> Iterator[Start]:
+    """`start(data_dir, *options)`; what it started has ended before the data directory goes."""
+    with starter() as start:
+        yield start
 
 
-def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MIXKD_")}
-    return {**kept, **(extra or {})}
-
-
-def _mixkd_server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _mixkd_server(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*SERVER, *arguments],
+        [SERVER, *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env=_environment(environment),
+        env=environment(**settings),
     )
 
 
-def _until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
-def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that run; whether init has collected the others yet is not our business."""
-
-    def alive(process: psutil.Process) -> bool:
+def _child(stack: Stack, *words: str) -> psutil.Process | None:
+    """The launcher's own child whose command has all these words, once it runs its program."""
+    for process in psutil.Process(stack.process.pid).children():
         try:
-            return process.status() != psutil.STATUS_ZOMBIE
+            command = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
-            return False
+            continue
+        if all(word in command for word in words) and "_child.py" not in command:
+            return process
+    return None
 
-    return [process for process in processes if alive(process)]
+
+def _replaced(stack: Stack, words: tuple[str, ...], before: psutil.Process) -> bool:
+    return _child(stack, *words) not in {None, before}
 
 
-def _replaced(service: Service, words: tuple[str, ...], before: psutil.Process) -> bool:
-    return service.child(*words) not in {None, before}
+def _status(stack: Stack, path: str, key: str | None = None) -> int | None:
+    """The status of a GET, None if nothing answers."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        return httpx.get(stack.url + path, headers=headers, timeout=30, trust_env=False).status_code
+    except httpx.HTTPError:
+        return None
 
 
 def _socket_dirs(data_dir: Path) -> list[Path]:
@@ -133,81 +77,73 @@ def _socket_dirs(data_dir: Path) -> list[Path]:
     return [path for path in (Path(sockets), Path(broker).parent) if path.exists()]
 
 
-def test_from_the_first_start_to_the_next(data_dir: Path) -> None:
-    with _up(data_dir) as service:
-        assert service.status("/readyz") == 200
-        assert service.key is not None
-        assert service.status("/v1/jobs", service.key) == 200
-        assert service.status("/v1/jobs", service.key + "x") == 401
-        said = service.log.read_text()
-        assert service.url in said
-        assert said.count(service.key) == 1
-        assert not any(service.key in path.read_text() for path in (data_dir / "logs").iterdir())
+def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
+    stack = start(data_dir)
+    assert stack.key is not None
+    assert _status(stack, "/readyz") == 200
+    assert _status(stack, "/v1/jobs", stack.key) == 200
+    assert _status(stack, "/v1/jobs", stack.key + "x") == 401
+    said = stack.log.read_text()
+    assert stack.url in said
+    assert said.count(stack.key) == 1
+    assert not any(stack.key in path.read_text() for path in (data_dir / "logs").iterdir())
 
-        again = _mixkd_server("up", "--data-dir", str(data_dir), "--port", "0")
-        assert again.returncode == 1
-        assert "another process runs the servers" in again.stderr
-        assert "Traceback" not in again.stderr
+    again = _mixkd_server("up", "--data-dir", str(data_dir), "--port", "0")
+    assert again.returncode == 1
+    assert "another process runs on" in again.stderr
+    assert "Traceback" not in again.stderr
 
-        made = _mixkd_server("create-key", "laptop", "--data-dir", str(data_dir))
-        assert service.status("/v1/jobs", made.stdout.strip()) == 200
-        assert _mixkd_server("migrate", "--data-dir", str(data_dir)).returncode == 0
-        found = _mixkd_server("doctor", "--data-dir", str(data_dir))
-        assert found.returncode == 0, found.stdout
-        assert "BAD" not in found.stdout
+    made = _mixkd_server("create-key", "laptop", "--data-dir", str(data_dir))
+    assert _status(stack, "/v1/jobs", made.stdout.strip()) == 200
+    assert _mixkd_server("migrate", "--data-dir", str(data_dir)).returncode == 0
+    found = _mixkd_server("doctor", "--data-dir", str(data_dir))
+    assert found.returncode == 0, found.stdout
+    assert "BAD" not in found.stdout
 
-        children = service.children()
-        begun = time.monotonic()
-        service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(30) == 0
-        assert time.monotonic() - begun < 10
-        assert _alive(children) == []
-        assert _socket_dirs(data_dir) == []
-        assert not data_dir.with_name("ready.json").exists()
+    stack.stop(signal.SIGINT)
+    assert _socket_dirs(data_dir) == []
+    assert not data_dir.with_suffix(".ready").exists()
 
-    with _up(data_dir) as later:
-        assert later.key is None, "a key is shown once"
-        assert later.status("/v1/jobs", service.key) == 200
-        later.process.send_signal(signal.SIGTERM)
-        assert later.process.wait(30) == 0
+    later = start(data_dir)
+    assert later.key is None, "a key is shown once"
+    assert _status(later, "/v1/jobs", stack.key) == 200
+    later.stop(signal.SIGTERM)
 
 
-def test_kill_9_leaves_nothing_running_and_the_next_start_works(data_dir: Path) -> None:
-    with _up(data_dir, "--workers", "2") as service:
-        key = service.key
-        children = service.children()
-        names = {process.name() for process in children}
-        assert {"postgres", "valkey-server"} <= names
-        assert sum("-m worker" in " ".join(process.cmdline()) for process in children) == 3
-        service.process.kill()
-        service.process.wait()
-        _until(lambda: not _alive(children), 10)
-    with _up(data_dir) as service:
-        assert service.status("/v1/jobs", key) == 200
-        assert len(_socket_dirs(data_dir)) == 2
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(30) == 0
+def test_kill_9_leaves_nothing_running_and_the_next_start_works(data_dir: Path, start: Start) -> None:
+    killed = start(data_dir, "--workers", "2")
+    children = killed.children()
+    names = {process.name() for process in children}
+    assert {"postgres", "valkey-server"} <= names
+    assert sum("-m worker" in " ".join(process.cmdline()) for process in children) == 3
+    killed.process.kill()
+    killed.process.wait()
+    until_ended(children, 10)
+
+    later = start(data_dir)
+    assert _status(later, "/v1/jobs", killed.key) == 200
+    assert len(_socket_dirs(data_dir)) == 2
+    later.stop(signal.SIGTERM)
     assert _socket_dirs(data_dir) == []
 
 
-def test_a_child_that_dies_is_started_again_and_the_operator_told(data_dir: Path) -> None:
+def test_a_child_that_dies_is_started_again_and_the_operator_told(data_dir: Path, start: Start) -> None:
     names = {
         "api": ("-m api",),
         "control": ("-m worker", "--control"),
         "postgres": ("postgres -D",),
         "valkey": ("valkey-server",),
     }
-    with _up(data_dir) as service:
-        for name, words in names.items():
-            before = service.child(*words)
-            assert before is not None, name
-            before.kill()
-            _until(partial(_replaced, service, words, before), 30)
-            _until(lambda: service.status("/readyz") == 200, 30)
-            assert service.status("/v1/jobs", service.key) == 200
-            assert f"{name} ended with status -9; starting it again" in service.log.read_text()
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(30) == 0
+    stack = start(data_dir)
+    for name, words in names.items():
+        before = _child(stack, *words)
+        assert before is not None, name
+        before.kill()
+        until(partial(_replaced, stack, words, before))
+        until(lambda: _status(stack, "/readyz") == 200)
+        assert _status(stack, "/v1/jobs", stack.key) == 200
+        assert f"{name} ended with status -9; starting it again" in stack.log.read_text()
+    stack.stop(signal.SIGTERM)
 
 
 def test_a_port_that_is_taken_is_refused_at_once(data_dir: Path) -> None:
