@@ -1,7 +1,8 @@
 """Where files lie: a local folder, S3, GCS or Azure, behind one interface (obstore).
 
-Keys are relative paths such as `models/mdl_…/config.json`. Nothing is ever overwritten: a key is
-written once, under a prefix that only its writer knows, and a row in the database says that it counts.
+Keys are relative paths such as `models/mdl_…/config.json`. Nothing is overwritten, because no two writers
+share a prefix: each attempt and each import has its own, and a row in the database says which one counts.
+(Create-only puts would enforce it, but obstore sends those in one piece, out of memory.)
 """
 
 import hashlib
