@@ -11,6 +11,7 @@ from typing import Annotated, cast
 
 import sqlalchemy.orm
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import core.accounts.service
@@ -18,6 +19,7 @@ import core.config
 import core.db
 import core.queue
 import core.storage
+from api.problems import query_fields
 from core.errors import Unauthenticated
 
 _AFTER_COMMIT = "after_commit"
@@ -48,6 +50,21 @@ def require_principal(
     if principal is None:
         raise Unauthenticated("send an API key: 'Authorization: Bearer mixkd_…'")
     return cast("core.accounts.service.Principal", principal)
+
+
+def refuse_unknown_query(request: Request) -> None:
+    """A query parameter on a route that takes none. Where a route takes some, their model refuses the others.
+
+    Raises:
+        RequestValidationError: as that model would.
+    """
+    if request.query_params and not query_fields(request.scope.get("route")):
+        raise RequestValidationError(
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": "", "input": value}
+                for name, value in request.query_params.items()
+            ]
+        )
 
 
 def _settings(request: Request) -> core.config.Settings:

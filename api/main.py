@@ -70,7 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router, responses={503: _ERRORS[503]})
     for router in (datasets.router, models.router, jobs.router, keys.router):
         app.include_router(
-            router, prefix="/v1", dependencies=[Depends(deps.require_principal)], responses=_ERRORS
+            router,
+            prefix="/v1",
+            dependencies=[Depends(deps.require_principal), Depends(deps.refuse_unknown_query)],
+            responses=_ERRORS,
         )
 
     # The last one added is the outermost.

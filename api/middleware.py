@@ -21,7 +21,7 @@ from ulid import ULID
 
 from api import problems
 from core.accounts import service as accounts
-from core.errors import MixkdError, TooLarge, Unauthenticated
+from core.errors import MixkdError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class BodyLimit:
         limit = self.limits.get(scope["path"], JSON_LIMIT) if scope["method"] == "POST" else JSON_LIMIT
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
-            error = TooLarge(f"the body is over the limit of {limit} bytes")
+            error = problems.too_large(f"the body is over the limit of {limit} bytes", int(declared))
             response = problems.respond(scope, error)
             response.headers["Connection"] = "close"
             await response(scope, receive, send)

@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from api.schemas.common import ProblemDocument, ProblemEntry
+from api.schemas.common import ProblemDocument, ProblemEntry, problem_type
+from core.censor import censored
 from core.errors import (
     Conflict,
     InvalidInput,
@@ -92,7 +93,18 @@ def unavailable(error: Exception) -> Unavailable:
 def respond(scope: Scope, error: MixkdError) -> Response:
     """The problem document for an error of ours."""
     status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
-    return _document(scope, status, error.code, error.title, error.detail, problems=error.problems)
+    problems = error.problems or _where(scope, error)
+    return _document(scope, status, error.code, error.title, error.detail, problems=problems)
+
+
+def _where(scope: Scope, error: MixkdError) -> list[Problem]:
+    """The header or the id in the path that an error is about: below the API nobody knows of these."""
+    if isinstance(error, Unauthenticated):
+        return [Problem("Authorization", error.detail, remedy="send 'Bearer ' and a valid key in it")]
+    if isinstance(error, NotFound) and (given := scope.get("path_params")):
+        name, value = next(iter(given.items()))
+        return [Problem(name, error.detail, value, "give the id of one of yours, as the service named it")]
+    return []
 
 
 def internal(scope: Scope) -> Response:
@@ -108,10 +120,38 @@ def _from_status(scope: Scope, error: HTTPException) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code = known.code if known else phrase.lower().replace(" ", "_")
     title = known.title if known else phrase
-    unreadable = [Problem("body", "it cannot be read", remedy=_SEND_JSON)] if error.status_code == 400 else []
     return _document(
-        scope, error.status_code, code, title, str(error.detail), problems=unreadable, headers=error.headers
+        scope,
+        error.status_code,
+        code,
+        title,
+        str(error.detail),
+        problems=_about_request(scope, error),
+        headers=error.headers,
     )
+
+
+def _about_request(scope: Scope, error: HTTPException) -> list[Problem]:
+    """Which part of the request one of Starlette's errors is about."""
+    match error.status_code:
+        case 400:
+            return [Problem("body", "it cannot be read", remedy=_SEND_JSON)]
+        case 404:
+            return [Problem("path", "there is no such path", scope["path"], "see /docs for those there are")]
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "another one")
+            return [Problem("method", "this path does not take it", scope["method"], f"use {allowed}")]
+        case 413:
+            return list(too_large(str(error.detail)).problems)
+        case 416:
+            return [Problem("Range", str(error.detail), remedy="start within the file, or ask for all of it")]
+    return []
+
+
+def too_large(detail: str, value: int | None = None) -> TooLarge:
+    """The refusal of a body; `value`: its size in bytes, where that is known."""
+    remedy = "send less, or ask the operator for a higher MIXKD_MAX_UPLOAD_BYTES if it is an upload"
+    return TooLarge(detail, Problem("body", detail, value, remedy))
 
 
 def _document(
@@ -134,7 +174,7 @@ def _document(
         for p in problems
     ]
     document = ProblemDocument(
-        type=f"urn:mixkd:problem:{code}",
+        type=problem_type(code),
         title=title,
         status=status,
         detail=_printable(detail),
@@ -206,10 +246,7 @@ def _did_you_mean(scope: Scope, place: str, loc: list[str | int]) -> str:
 def _known_fields(scope: Scope, place: str, parents: list[str | int]) -> list[str]:
     """The names that the request's model has where an unknown one was found."""
     route = scope.get("route")
-    if place == "body":
-        fields = [getattr(route, "body_field", None)]
-    else:
-        fields = list(getattr(getattr(route, "dependant", None), "query_params", []))
+    fields = [getattr(route, "body_field", None)] if place == "body" else query_fields(route)
     for field in fields:
         model = _model(field.field_info.annotation) if field is not None else None
         for parent in parents:
@@ -218,6 +255,16 @@ def _known_fields(scope: Scope, place: str, parents: list[str | int]) -> list[st
         if model:
             return [f.alias or name for name, f in model.model_fields.items()]
     return []
+
+
+def query_fields(route: Any) -> list[Any]:
+    """What a route takes in its query, its dependencies included: FastAPI's `ModelField`s."""
+    found, waiting = [], [getattr(route, "dependant", None)]
+    while waiting:
+        if (dependant := waiting.pop()) is not None:
+            found += dependant.query_params
+            waiting += dependant.dependencies
+    return found
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
@@ -233,8 +280,6 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 _SECRET_NAME = re.compile(
     r"api[_-]?key|token(?!iz)|secret|password|passwd|credential|authorization", re.IGNORECASE
 )
-_SECRET_VALUE = re.compile(r"mixkd_[\w-]{16,}|hf_\w{16,}")
-_URL_USER = re.compile(r"://[^/@\s]*@")
 _LONGEST = 200  # characters
 _MOST_ITEMS = 20
 
@@ -259,7 +304,7 @@ def _is_scalar(value: object) -> bool:
 
 
 def _shortened(text: str) -> str:
-    clean = _printable(_URL_USER.sub("://…@", _SECRET_VALUE.sub("…", text)))
+    clean = _printable(censored(text))
     return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "…"
 
 

@@ -8,8 +8,9 @@
     ├── TooLarge            over a stated limit
     └── Unavailable         a part of the service is down; try again
 
-Each carries what a user needs to act: the field, the value and the remedy. `api.problems` gives each
-class its HTTP status; nothing below the API knows of HTTP.
+`detail` says in words what is wrong; `problems` name field, value and remedy, one for each thing that is
+wrong. Nothing below the API knows of HTTP: `api.problems` gives each class its status, and names the header
+or the id in the path where an error has no problem of its own.
 """
 
 from typing import ClassVar

@@ -5,23 +5,16 @@ with `bound` stands in each of its lines.
 """
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
+from core.censor import censored
+
 bound = structlog.contextvars.bound_contextvars
 """`with log.bound(job_id=…, attempt=…):` adds these to every line written inside, in this thread."""
-
-# A last line of defence, for messages of libraries too: our keys, the hub's, and passwords in URLs.
-_SECRETS = (
-    (re.compile(r"\bmixkd_[A-Za-z0-9_-]{16,}"), "mixkd_***"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
-    (re.compile(r"(?i)\bbearer\s+[^\s\"',]+"), "Bearer ***"),
-    (re.compile(r"(://[^/\s:@\"']*:)[^@/\s\"']+@"), r"\1***@"),
-)
 
 # Alembic greets at every look at the schema; httpx writes the whole URL of a download, signature and all.
 _QUIET = ("alembic.runtime.migration", "httpx", "httpcore")
@@ -76,7 +69,4 @@ class _Censored:
         self._renderer = renderer
 
     def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
-        line = str(self._renderer(logger, name, event))
-        for pattern, replacement in _SECRETS:
-            line = pattern.sub(replacement, line)
-        return line
+        return censored(str(self._renderer(logger, name, event)))

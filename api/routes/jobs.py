@@ -13,6 +13,7 @@ from api.idempotency import IdempotencyKey, mark_replay
 from api.schemas.common import Id, Page
 from api.schemas.jobs import (
     MOST_EVENTS,
+    REPORT_SCHEMA,
     AttemptList,
     AttemptView,
     EventQuery,
@@ -30,6 +31,7 @@ from core.errors import NotFound
 from core.ids import new_id
 from core.jobs import service
 from core.storage import StoredFile
+from mixkd.contract.problems import Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -158,7 +160,11 @@ def attempts(job_id: Id, session: Session, principal: Principal) -> AttemptList:
     return AttemptList(items=[AttemptView.of(attempt) for attempt in found])
 
 
-@router.get("/{job_id}/report", summary="The report card")
+@router.get(
+    "/{job_id}/report",
+    summary="The report card",
+    responses={200: {"content": {"application/json": {"schema": REPORT_SCHEMA}}}},
+)
 def report(job_id: Id, session: Session, principal: Principal) -> dict[str, Any]:
     """Teacher and student side by side; 404 until the job has succeeded."""
     return service.report(session, principal.owner_id, job_id)
@@ -195,5 +201,6 @@ def student_file(
     model = service.student(session, principal.owner_id, job_id)
     entry = (model.files or {}).get(path)
     if entry is None:  # only the manifest turns a path into a storage key
-        raise NotFound("the student has no such file")
+        detail = "the student has no such file"
+        raise NotFound(detail, Problem("path", detail, path, "choose one that the list of its files names"))
     return files.download(request, storage, f"{model.prefix}/{path}", StoredFile(**entry))

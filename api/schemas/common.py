@@ -68,7 +68,7 @@ class PageQuery(Request):
 
 
 class Page(BaseModel, Generic[T]):
-    """One page of a list, newest first."""
+    """One page of a list."""
 
     items: list[T]
     next_cursor: str | None = Field(description="ask again with `cursor=` this; null: the last page")
@@ -101,6 +101,11 @@ class ProblemEntry(BaseModel):
     remedy: str | None = None
 
 
+def problem_type(code: str) -> str:
+    """The URN that names a kind of problem; there is no page to fetch at it."""
+    return f"urn:mixkd:problem:{code}"
+
+
 class ProblemDocument(BaseModel):
     """Every error, as RFC 9457 has it."""
 
@@ -108,7 +113,7 @@ class ProblemDocument(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "type": "urn:mixkd:problem:invalid_input",
+                    "type": problem_type("invalid_input"),
                     "title": "The request cannot be carried out as it stands",
                     "status": 422,
                     "detail": "recipe.student.layers: the teacher has 6 layers",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from api.schemas.common import ProblemDocument, ProblemEntry
+from api.schemas.common import ProblemDocument, ProblemEntry, problem_type
 from core.errors import InvalidInput
 
 
@@ -12,7 +12,7 @@ def refusal_view(refusal: Mapping[str, Any] | None) -> ProblemDocument | None:
     if refusal is None:
         return None
     return ProblemDocument(
-        type=f"urn:mixkd:problem:{InvalidInput.code}",
+        type=problem_type(InvalidInput.code),
         title=InvalidInput.title,
         status=422,
         detail=refusal["detail"],

@@ -36,7 +36,7 @@ class JobCreate(Request):
     name: Name | None = Field(None, description="made of the teacher's and the data set's if left out")
     teacher_id: Reference
     dataset_id: Reference
-    recipe: DistilSpec = Field(DistilSpec(), description="what is left out is as in the paper")
+    recipe: DistilSpec = Field(DistilSpec(), description="what is left out has its default")
     priority: int = Field(50, ge=0, le=100, description="higher is sooner; then the older job")
 
 
@@ -89,6 +89,40 @@ class FailureView(BaseModel):
 class JobView(BaseModel):
     """A job."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "job_01k3v12m5n7p9q1r3s5t7v9w1x",
+                    "name": "MiniLM for questions",
+                    "status": "running",
+                    "queue_position": None,
+                    "teacher_id": "mdl_01k3v0q2c7y6j5h4g3f2d1s0aq",
+                    "dataset_id": "ds_01k3v0pmz8w9r7t6y5u4i3o2pb",
+                    "recipe": DistilSpec().model_dump(mode="json"),
+                    "priority": 50,
+                    "phase": "distil",
+                    "progress": {
+                        "phase": "distil",
+                        "step": 120,
+                        "steps": 306,
+                        "loss": 0.41,
+                        "examples_per_second": 310.5,
+                        "seconds_left": 19.2,
+                    },
+                    "failure": None,
+                    "student_id": None,
+                    "attempts": 1,
+                    "cancel_requested_at": None,
+                    "created_at": "2025-06-01T12:00:00Z",
+                    "queued_at": "2025-06-01T12:00:00Z",
+                    "started_at": "2025-06-01T12:00:01Z",
+                    "finished_at": None,
+                }
+            ]
+        }
+    )
+
     id: str
     name: str
     status: JobStatus
@@ -130,7 +164,19 @@ def _failure(job: Job) -> dict[str, Any] | None:
 class EventView(BaseModel):
     """Something that happened to a job."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "seq": 3,
+                    "at": "2025-06-01T12:00:09Z",
+                    "type": "phase",
+                    "data": {"phase": "distil", "steps": 306, "attempt": 1},
+                }
+            ]
+        },
+    )
 
     seq: int = Field(description="from 1, without gaps")
     at: datetime
@@ -146,7 +192,14 @@ class EventView(BaseModel):
 class MetricView(BaseModel):
     """Numbers that were logged at a step of a phase."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {"phase": "distil", "step": 120, "at": "2025-06-01T12:00:21Z", "values": {"loss": 0.41}}
+            ]
+        },
+    )
 
     phase: Phase
     step: int
@@ -162,7 +215,23 @@ class MetricView(BaseModel):
 class AttemptView(BaseModel):
     """One run of a job by a worker."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "number": 1,
+                    "worker_id": "wrk_01k3v0zzy8x7w6v5t4s3r2q1pn",
+                    "started_at": "2025-06-01T12:00:01Z",
+                    "ended_at": "2025-06-01T12:00:31Z",
+                    "outcome": "failed",
+                    "cause": "out_of_memory",
+                    "exit_code": -9,
+                    "log_tail": "",
+                }
+            ]
+        },
+    )
 
     number: int
     worker_id: str
@@ -188,6 +257,23 @@ class AttemptList(BaseModel):
 class StudentView(BaseModel):
     """The files of a student."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model_id": "mdl_01k3v13b2c4d6f8g1h3j5k7m9n",
+                    "files": [
+                        {
+                            "path": "model.safetensors",
+                            "size": 69_555_032,
+                            "sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     model_id: str
     files: list[FileEntry]
 
@@ -195,3 +281,28 @@ class StudentView(BaseModel):
     def of(cls, model: Model) -> "StudentView":
         """The student as its owner sees it."""
         return cls(model_id=model.id, files=FileEntry.manifest(model.files or {}))
+
+
+REPORT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "title": "Report",
+    "description": "The report card as the trainer wrote it; docs/reference/report.md lists every field.",
+    "required": ["format", "teacher", "student", "comparison", "variant", "recipe", "seed", "data", "distil"],
+    "properties": {
+        "format": {"const": 1},
+        "teacher": {"type": "object", "description": "sizes, scores and speed of the teacher"},
+        "student": {"type": "object", "description": "the same of the student"},
+        "comparison": {
+            "type": "object",
+            "description": "student / teacher",
+            "additionalProperties": {"type": "number"},
+        },
+        "variant": {"type": "object", "description": "which MixKD this was, in words"},
+        "recipe": {"$ref": "#/components/schemas/DistilSpec"},
+        "seed": {"type": "integer"},
+        "data": {"type": "object", "description": "labels, splits, and the SHA-256 of each file"},
+        "teach": {"type": ["object", "null"], "description": "null if the teacher was used as it came"},
+        "distil": {"type": "object", "description": "steps, epochs, the best epoch and its scores"},
+    },
+}
+"""Written by hand: the card's model is the trainer's, which the API must not import."""

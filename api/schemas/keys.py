@@ -19,7 +19,19 @@ class KeyCreate(Request):
 class KeyView(BaseModel):
     """A key, without its secret."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "key_01k3v0ab3c5d7e9f1g3h5j7k9m",
+                    "name": "laptop",
+                    "created_at": "2025-06-01T12:00:00Z",
+                    "revoked_at": None,
+                }
+            ]
+        },
+    )
 
     id: str
     name: str
@@ -34,6 +46,20 @@ class KeyView(BaseModel):
 
 class NewKeyView(KeyView):
     """A key that was just made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "key_01k3v0ab3c5d7e9f1g3h5j7k9m",
+                    "name": "laptop",
+                    "created_at": "2025-06-01T12:00:00Z",
+                    "revoked_at": None,
+                    "key": "mixkd_…",
+                }
+            ]
+        },
+    )
 
     key: str | None = Field(
         description="the key itself: shown this once. Null where the request was a repetition: nobody has it "

@@ -197,7 +197,7 @@ def report(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
     """
     job = repository.get(session, owner_id, job_id).job
     if job.report is None:
-        raise NotFound(f"the job is {job.status}: only a job that succeeded has a report")
+        raise _not_there(job_id, "report", job.status)
     return job.report
 
 
@@ -209,5 +209,10 @@ def student(session: Session, owner_id: str, job_id: str) -> Model:
     """
     status, model = repository.student(session, owner_id, job_id)
     if model is None:
-        raise NotFound(f"the job is {status}: only a job that succeeded has a student")
+        raise _not_there(job_id, "student", status)
     return model
+
+
+def _not_there(job_id: str, what: str, status: str) -> NotFound:
+    detail = f"the job is {status}: only a job that succeeded has a {what}"
+    return NotFound(detail, Problem("job_id", detail, job_id, "follow the job until it has succeeded"))

@@ -1,6 +1,7 @@
 """Submitting, listing, reading and cancelling jobs."""
 
 import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_job_is_stored_with_its_whole_recipe_and_its_first_event(api, request_
         ({"recipe": {"max_length": 1024}}, "recipe.max_length", "512"),
         ({"recipe": {"teach": {"when": "never"}}}, "recipe.teach.when", "head"),
         ({"recipe": {"mixup": {"alpa": 0.4}}}, "recipe.mixup.alpa", "'alpha'"),
-        ({"recipe": {"mixup": {"alpha": -1}}}, "recipe.mixup.alpha", "greater than 0"),
+        ({"recipe": {"mixup": {"alpha": -1}}}, "recipe.mixup.alpha", "choose 0.001 or more"),
         ({"recipe": {"loss": {"distance": "mse"}}}, "recipe.loss.distance", "mse_logits"),
         ({"recipe": {"student": {"layers": "three"}}}, "recipe.student.layers", "integer"),
         ({"recipe": None}, "recipe", "valid"),
@@ -120,11 +121,8 @@ def test_another_owners_things_do_not_exist(api, client_of, request_body, sessio
         theirs = bob.request(method, f"/v1/jobs/{job_id}{tail}")
         nobodys = bob.request(method, f"/v1/jobs/{absent}{tail}")
         assert theirs.status_code == nobodys.status_code == 404, tail
-        assert {**theirs.json(), "request_id": ""} == {
-            **nobodys.json(),
-            "request_id": "",
-            "detail": nobodys.json()["detail"].replace(absent, job_id),
-        }
+        expected = json.loads(nobodys.text.replace(absent, job_id))
+        assert {**theirs.json(), "request_id": ""} == {**expected, "request_id": ""}
     assert bob.get("/v1/jobs").json()["items"] == []
     stolen = bob.post("/v1/jobs", json=request_body)
     assert {error["field"] for error in stolen.json()["errors"]} == {"teacher_id", "dataset_id"}

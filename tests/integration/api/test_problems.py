@@ -1,6 +1,7 @@
 """Errors as documents: what they say, and what they never say. And the limits that cause some."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +57,46 @@ def test_every_kind_of_error_is_a_problem_document(api, client_of):
     check(api.post("/v1/jobs", data={"teacher_id": "x"}), 422, "invalid_input")
 
 
+def test_an_error_that_is_about_no_body_names_its_header_path_or_id(api, client_of):
+    unknown = "job_" + "0" * 26
+
+    def entry(answer: httpx.Response) -> tuple[str, object]:
+        (error,) = answer.json()["errors"]
+        assert error["problem"]
+        assert error["remedy"]
+        return error["field"], error["value"]
+
+    assert entry(client_of(None).get("/v1/jobs")) == ("Authorization", None)
+    wrong = {"Authorization": "Bearer mixkd_wrong"}
+    assert entry(client_of(None).get("/v1/jobs", headers=wrong)) == ("Authorization", None)
+    assert entry(api.get(f"/v1/jobs/{unknown}")) == ("job_id", unknown)
+    assert entry(api.get("/v1/models/odd")) == ("model_id", "odd")
+    assert entry(api.get("/v1/nothing")) == ("path", "/v1/nothing")
+    assert entry(api.put("/v1/jobs")) == ("method", "PUT")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/keys", "/v1/jobs/ID", "/v1/jobs/ID/attempts", "/v1/jobs/ID/report", "/v1/jobs/ID/student"]
+)
+def test_a_route_without_a_query_refuses_one(api, path):
+    answer = api.get(path.replace("ID", "job_" + "0" * 26), params={"limt": 3})
+    document = check(answer, 422, "invalid_input")
+    assert [(e["field"], e["value"], e["problem"]) for e in document["errors"]] == [
+        ("limt", "3", "no such field")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [("/v1/jobs", "did you mean 'limit'?"), (f"/v1/jobs/job_{'0' * 26}/events/stream", "leave it out")],
+)
+def test_a_route_with_a_query_refuses_another(api, path, remedy):
+    document = check(api.get(path, params={"limt": 3}), 422, "invalid_input")
+    (error,) = document["errors"]
+    assert (error["field"], error["value"]) == ("limt", "3")
+    assert error["remedy"].startswith(remedy)
+
+
 def test_a_fault_of_ours_says_nothing_but_its_id(api, replace, caplog):
     def broken() -> None:
         raise RuntimeError("password=hunter2 at /srv/secret/place.py")
@@ -89,8 +130,9 @@ def test_values_are_short_and_secrets_are_not_repeated():
     assert shown("hub_token", "abc") is None
     assert shown("api-key", "abc") is None
     assert shown("tokenizer", "abc") == "abc"
-    assert shown("name", "mixkd_0123456789abcdef0123") == "…"
-    assert shown("source", "https://ada:pw@example.org/x") == "https://…@example.org/x"
+    assert shown("name", "mixkd_0123456789abcdef0123") == "mixkd_***"
+    assert shown("source", "https://ada:pw@example.org/x") == "https://ada:***@example.org/x"
+    assert shown("source", "https://token@example.org/x") == "https://***@example.org/x"
     assert shown("recipe", {"password": "pw"}) == "an object with 1 members"
     assert shown("labels", ["a", {"password": "pw"}]) == ["a", "…"]
     assert shown("x", float("nan")) == "nan"
@@ -128,7 +170,9 @@ def test_a_body_that_says_that_it_is_too_large_is_refused_at_once(api):
     answer = raw(api, [f"Content-Length: {JSON_LIMIT + 1}"])  # and not a byte of it sent
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"application/problem+json" in answer
-    assert str(JSON_LIMIT).encode() in answer
+    (error,) = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"]
+    assert (error["field"], error["value"]) == ("body", JSON_LIMIT + 1)
+    assert str(JSON_LIMIT) in error["problem"]
 
 
 def test_a_body_that_turns_out_to_be_too_large_is_stopped(api):
@@ -172,15 +216,14 @@ def test_openapi_describes_every_route_and_its_errors(client_of):
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
-def test_the_reference_page_names_every_route():
+def test_the_reference_page_names_every_route(client_of):
     page = Path("docs/reference/http-api.md").read_text()
-    for path in (
-        "/v1/jobs/{id}/events/stream",
-        "/v1/jobs/{id}/student/files/{path}",
-        "/v1/keys/{id}",
-        "/readyz",
-    ):
-        assert path in page
+    paths = client_of(None).get("/openapi.json").json()["paths"]
+    assert len(paths) > 15
+    for path, methods in paths.items():
+        short = re.sub(r"\{\w+_id\}", "{id}", path)  # the page writes {id} for each
+        for method in methods:
+            assert re.search(rf"{method.upper()}\b[^|]*? {re.escape(short)}[`?]", page), f"{method} {path}"
 
 
 # --- health -------------------------------------------------------------------------------------
