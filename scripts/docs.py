@@ -55,11 +55,11 @@ left out. A field that is not in this table is refused: a typo must not be ignor
 """
 SETTINGS = """# Settings
 
-Environment variables of the service's processes. `mixkd-server up` sets the database, the broker, the storage and the
-work directory by itself, unless they are set.
+Environment variables of the service's processes. `mixkd-server up` sets the database, the broker, the storage
+and the work directory by itself, unless they are set.
 
-One more is read by the trainer alone, to which a worker hands it on: `MIXKD_DEVICE` (`cpu`, `cuda`, `cuda:1` …) says what
-it runs on; unset, a GPU where there is one. `python -m mixkd run --device` overrides it.
+One more is read by the trainer alone, to which a worker hands it on: `MIXKD_DEVICE` (`cpu`, `cuda`, `cuda:1`)
+says what it runs on; unset, a GPU where there is one. `python -m mixkd run --device` overrides it.
 
 """
 REPORT = """# The report card
