@@ -116,7 +116,7 @@ def compare(teacher: ModelCard, student: ModelCard) -> Comparison:
     )
 
 
-def describe(recipe: DistilSpec, model_type: str, fine_tuned: bool) -> Variant:
+def describe(recipe: DistilSpec, *, fine_tuned: bool) -> Variant:
     """The variant that a recipe asks for."""
     mixup, loss = recipe.mixup, recipe.loss
     each = "every mixed row" if mixup.lambda_per == "example" else "a whole batch"

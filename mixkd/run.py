@@ -146,7 +146,7 @@ def judge(
         teacher=cards["teacher"],
         student=cards["student"],
         comparison=compare(cards["teacher"], cards["student"]),
-        variant=describe(spec.recipe, student.config.model_type, fine_tuned=taught is not None),
+        variant=describe(spec.recipe, fine_tuned=taught is not None),
         recipe=spec.recipe,
         seed=spec.recipe.seed,
         data=DataCard(labels=labels_of(student), splits=prepared.splits, files=fingerprints(spec)),
