@@ -6,14 +6,14 @@ import socket
 import sys
 from collections.abc import Sequence
 
-import sqlalchemy.exc
 import uvicorn
 from fastapi import FastAPI
 
 from api.main import create_app
-from core import db, log, schema
-from core.config import Settings
+from core import log
+from core.config import load
 from core.errors import MixkdError
+from core.start import prepare
 
 STOP_SECONDS = 2
 """How long a request may go on after SIGTERM; streams of events end at once by themselves."""
@@ -32,7 +32,7 @@ class _Server(uvicorn.Server):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C. Exit status 1: the database is missing or has to be migrated."""
+    """Serve until SIGTERM or Ctrl-C. Exit status 1: it cannot start, and has said why."""
     parser = argparse.ArgumentParser(prog="python -m api", description="Serve mixkd's HTTP API.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
@@ -40,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     log.configure()
-    settings = Settings()
-    if problem := _not_startable(settings):
-        print(f"python -m api: {problem}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
+    try:
+        settings = load()
+        prepare(settings)
+    except MixkdError as error:
+        print(f"python -m api: {error}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
         return 1
     app = create_app(settings)
     config = uvicorn.Config(
@@ -61,20 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped in good order
         _Server(config, app).run(sockets)
     return 0
-
-
-def _not_startable(settings: Settings) -> str | None:
-    """What an operator has to do first, without the traceback that a failed start would show."""
-    engine = db.connect(settings)
-    try:
-        schema.require_current(engine)
-    except MixkdError as error:
-        return error.detail
-    except sqlalchemy.exc.OperationalError as error:
-        return f"the database does not answer: {error.orig}"
-    finally:
-        engine.dispose()
-    return None
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from core.config import Settings
+from core.config import Settings, load
+from core.errors import MixkdError
 
 app = typer.Typer(
     help="Run mixkd: distillation as a job. Settings that are not options come from MIXKD_… variables.",
@@ -46,7 +47,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine until Ctrl-C: database, broker, API and workers."""
     from core import embedded, stack
-    from core.errors import MixkdError
+    from core.db import trouble
 
     def announce(ready: stack.Ready) -> None:
         typer.echo(f"mixkd is ready at {ready.url} (what it offers: {ready.url}/docs)")
@@ -65,10 +66,8 @@ def up(
         stack.run(options, announce)
     except (stack.StackError, embedded.EmbeddedError, MixkdError, OSError) as error:
         _fail(error)
-    except ValidationError as error:
-        _fail(_wrong_settings(error))
-    except OperationalError as error:
-        _fail(f"the database does not answer: {error.orig}")
+    except DBAPIError as error:
+        _fail(trouble(error))
 
 
 @app.command()
@@ -97,7 +96,7 @@ def worker() -> None:
 
 @app.command()
 def control() -> None:
-    """Import data sets and models, and take up the jobs of workers that died. One is enough; more do no harm."""
+    """Import data sets and models, and take up the jobs of dead workers. More than one does no harm."""
     _become("worker", "--control")
 
 
@@ -151,34 +150,28 @@ def _settings(data_dir: Path | None) -> Settings:
 
     try:
         if data_dir is None:
-            return Settings()
-        return Settings(
+            return load()
+        return load(
             database_url=SecretStr(embedded.database_url(data_dir)),
             broker_url=SecretStr(embedded.broker_url(data_dir)),
             storage_url=f"file://{data_dir.resolve() / 'storage'}",
         )
-    except ValidationError as error:
-        _fail(_wrong_settings(error))
-
-
-def _wrong_settings(error: ValidationError) -> str:
-    """Which variables are wrong, without their values, which may be secret."""
-    return "; ".join(
-        f"MIXKD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()
-    )
+    except MixkdError as error:
+        _fail(error)
 
 
 @contextmanager
 def _engine(data_dir: Path | None) -> Iterator[Engine]:
-    from core.db import connect
-    from core.errors import MixkdError
+    from core.db import connect, trouble
 
     engine = connect(_settings(data_dir))
     try:
         yield engine
     except OperationalError as error:
         hint = f"is `mixkd-server up` running on {data_dir}?" if data_dir else "is MIXKD_DATABASE_URL right?"
-        _fail(f"the database does not answer: {error.orig}\n{hint}")
+        _fail(f"{trouble(error)}\n{hint}")
+    except DBAPIError as error:
+        _fail(trouble(error))
     except MixkdError as error:
         _fail(error)
     finally:

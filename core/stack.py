@@ -24,9 +24,9 @@ from sqlalchemy import Engine, select
 from core import embedded, schema
 from core.accounts import service as accounts
 from core.accounts.models import ApiKey
-from core.config import Settings
+from core.config import Settings, load
 from core.db import connect, session_factory
-from core.processes import StopSignals, open_log, rotate, spawn, stop, stop_together, tail
+from core.processes import StopSignals, open_log, rotate, spawn, stop_together, tail
 
 TICK_SECONDS = 0.1
 START_SECONDS = 60.0
@@ -35,11 +35,11 @@ STABLE_SECONDS = 60.0  # a child that lived so long is started again with little
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
 
-# Together below 10 s. A worker gives itself 6 s to end its trainer and hand the job back; what our own
-# processes leave of the time is the servers'.
+# Below 10 s even if nothing heeds its signals. A worker gives itself 6 s to end its trainer and hand the job
+# back; what our own processes leave of the time is the servers'.
 API_STOP: StopSignals = [(signal.SIGTERM, 4.0)]
 WORKER_STOP: StopSignals = [(signal.SIGTERM, 6.5)]
-SERVERS_STOPPED_AFTER = 9.0
+SERVERS_STOPPED_AFTER = 8.5
 SERVER_MIN_SECONDS = 1.0
 SERVER_LAST_SECONDS = 0.5
 
@@ -115,10 +115,12 @@ def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
 
 
 def _run(options: Options, on_ready: Callable[[Ready], None], stack: ExitStack) -> None:
-    Settings()  # a variable that is wrong is refused before anything starts
-    if options.ready_file is not None:
-        options.ready_file.unlink(missing_ok=True)
+    load()  # a variable that is wrong is refused before anything starts
+    environment = _environment(options)
     listening = stack.enter_context(_listen(options.host, options.port))
+    stack.enter_context(embedded.only_launcher(options.data_dir))
+    if options.ready_file is not None:
+        options.ready_file.unlink(missing_ok=True)  # of one that was killed, for none runs
     servers = {
         name: stack.enter_context(prepare(options.data_dir))
         for name, prepare in (
@@ -127,7 +129,7 @@ def _run(options: Options, on_ready: Callable[[Ready], None], stack: ExitStack) 
         )
         if name not in os.environ  # a server of the operator's own takes the embedded one's place
     }
-    environment = _environment(options, {name: server.url for name, server in servers.items()})
+    environment |= {name: server.url for name, server in servers.items()}
     server_children = [_server_child(server) for server in servers.values()]
     children = list(_our_children(options, environment, listening))
     stack.callback(_stop_all, children, server_children)  # before the servers' files are let go
@@ -188,14 +190,21 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _environment(options: Options, servers: Mapping[str, str]) -> dict[str, str]:
-    """The children's: ours, with the servers' addresses and a place in the data directory for the rest."""
+def _environment(options: Options) -> dict[str, str]:
+    """The children's: ours, with a place in the data directory for what it does not name.
+
+    Raises:
+        StackError: a model root that the variable cannot express.
+    """
     folder = options.data_dir.resolve()
     defaults = {"MIXKD_STORAGE_URL": f"file://{folder / 'storage'}", "MIXKD_WORK_DIR": str(folder / "work")}
     asked = {}
-    if options.model_roots:
-        asked["MIXKD_MODEL_ROOTS"] = ":".join(str(root.resolve()) for root in options.model_roots)
-    return {**defaults, **os.environ, **servers, **asked}
+    if roots := [str(root.resolve()) for root in options.model_roots]:
+        for root in roots:
+            if ":" in root:
+                raise StackError(f"--model-root {root}: ':' separates roots; rename it, or link to it")
+        asked["MIXKD_MODEL_ROOTS"] = ":".join(roots)
+    return {**defaults, **os.environ, **asked}
 
 
 def python_module(name: str, *arguments: str) -> list[str]:
@@ -309,11 +318,14 @@ def _plan_restart(child: _Child, now: float, what: str) -> None:
 
 
 def _stop_all(children: Sequence[_Child], servers: Sequence[_Child]) -> None:
-    """The API and the workers together, for neither needs the other; then the servers that both need."""
+    """The API and the workers together, for neither needs the other; then the servers, which both need."""
     begun = time.monotonic()
     stop_together([(child.process, child.stop_signals) for child in children if child.process is not None])
-    for server in reversed(servers):
+    left = max(begun + SERVERS_STOPPED_AFTER - time.monotonic(), SERVER_MIN_SECONDS)
+    plans = []
+    for server in servers:
         if server.process is not None:
             (gentle, _), *rest = server.stop_signals
-            left = max(begun + SERVERS_STOPPED_AFTER - time.monotonic(), SERVER_MIN_SECONDS)
-            stop(server.process, (gentle, left), *((number, SERVER_LAST_SECONDS) for number, _ in rest))
+            hurried = [(gentle, left), *((number, SERVER_LAST_SECONDS) for number, _ in rest)]
+            plans.append((server.process, hurried))
+    stop_together(plans)

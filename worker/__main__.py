@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-from sqlalchemy.exc import OperationalError
-
-from core import log, schema
-from core.config import Settings
+from core import log
+from core.config import Settings, load
 from core.db import SessionFactory, connect, session_factory
 from core.errors import MixkdError
 from core.ids import new_id
 from core.queue import CONTROL, JOBS, Queue, celery_app
-from core.scratch import sweep
+from core.start import prepare
 from core.storage import Storage
 from core.workers import service as workers
 from worker import tasks
@@ -44,19 +42,13 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
     parser.add_argument("--control", action="store_true", help="import, expire leases, resend lost messages")
     options = parser.parse_args(arguments)
     log.configure()
-    settings = Settings()
-    engine = connect(settings)
     try:
-        schema.require_current(engine)
-    except (MixkdError, OperationalError) as error:
-        problem = (
-            error.detail if isinstance(error, MixkdError) else f"the database does not answer: {error.orig}"
-        )
-        print(f"python -m worker: {problem}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
+        settings = load()
+        prepare(settings)
+    except MixkdError as error:
+        print(f"python -m worker: {error}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
         return 1
-    for name in sweep(settings.work_dir):
-        logger.info("removed what a dead process left: %s", name)
-    sessions = session_factory(engine)
+    sessions = session_factory(connect(settings))
     return run_control(settings, sessions) if options.control else run_jobs(settings, sessions, trainer)
 
 
