@@ -5,7 +5,7 @@
 #           MIXKD_CACHE=/folder          where downloads for the demo are kept (default: ~/.cache/mixkd)
 
 BIN := .venv/bin
-DATA ?= build/mixkd
+DATA ?= mixkd-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
 

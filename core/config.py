@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
@@ -100,12 +100,23 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: float = Field(30, gt=0, description="how long a worker owns a job unrenewed")
-    heartbeat_seconds: float = Field(3, gt=0, description="how often it renews")
+    heartbeat_seconds: float = Field(
+        3, gt=0, validate_default=True, description="how often it renews; at most half of the lease"
+    )
     cancel_grace_seconds: float = Field(
         5, ge=0, description="between SIGTERM and SIGKILL for a cancelled trainer"
     )
     reconcile_seconds: float = Field(30, gt=0, description="how often expired leases are looked for")
     max_attempts: int = Field(3, ge=1, description="charged failures before a job fails for good")
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _renews_in_time(cls, value: float, info: ValidationInfo) -> float:
+        if value * 2 > info.data.get("lease_seconds", value * 2):
+            raise PydanticCustomError(
+                "lease", "a lease must outlast two heartbeats; make MIXKD_LEASE_SECONDS at least twice this"
+            )
+        return value
 
     @field_validator("model_roots", mode="before")
     @classmethod

@@ -33,9 +33,6 @@ class Job(Base):
         CheckConstraint("(status = 'failed') = (failure_cause IS NOT NULL)", name="failed_has_cause"),
         CheckConstraint("failure IS NULL OR status = 'failed'", name="only_failed_has_failure"),
         CheckConstraint(one_of("failure_cause", FailureCause), name="failure_cause"),
-        CheckConstraint(
-            "status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled_was_requested"
-        ),
         CheckConstraint("(status = 'succeeded') = (student_id IS NOT NULL)", name="success_has_student"),
         CheckConstraint("(status = 'succeeded') = (report IS NOT NULL)", name="success_has_report"),
         CheckConstraint(one_of("phase", get_args(Phase)), name="phase"),

@@ -183,10 +183,6 @@ def upgrade() -> None:
             "failure IS NULL OR status = 'failed'", name=op.f("ck_jobs_only_failed_has_failure")
         ),
         sa.CheckConstraint(
-            "status <> 'cancelled' OR cancel_requested_at IS NOT NULL",
-            name=op.f("ck_jobs_cancelled_was_requested"),
-        ),
-        sa.CheckConstraint(
             "phase IN ('prepare', 'teach', 'distil', 'evaluate', 'export', 'publish')",
             name=op.f("ck_jobs_phase"),
         ),

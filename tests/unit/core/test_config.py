@@ -40,6 +40,14 @@ def test_a_wrong_setting_is_refused_by_name_and_never_repeated(
     assert len(str(refusal.value).splitlines()) == 1
 
 
+def test_a_lease_that_no_heartbeat_can_keep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXKD_LEASE_SECONDS", "5")
+    with pytest.raises(InvalidInput, match="MIXKD_HEARTBEAT_SECONDS"):
+        load()
+    monkeypatch.setenv("MIXKD_HEARTBEAT_SECONDS", "2.5")
+    load()
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
