@@ -15,7 +15,7 @@ class Running:
         self._thread = Thread(target=supervisor.work)
         self._thread.start()
 
-    def join(self, seconds: float = 30) -> None:
+    def join(self, seconds: float = 60) -> None:
         """Wait until nothing is queued any more."""
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "the supervisor works on"

@@ -1,9 +1,9 @@
 """Sending a POST again makes nothing new."""
 
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from core.accounts import idempotency
 from core.accounts.models import ApiKey, IdempotencyKey
@@ -58,21 +58,20 @@ def test_requests_at_the_same_moment_make_one_job(api, request_body, sessions):
 
 def test_the_second_waits_for_the_first_and_goes_on_if_that_fails(owner_id, sessions):
     request = idempotency.repeatable(owner_id, "k", "jobs", {"a": 1})
-    got: list[str | None] = []
-    with sessions() as first:
+
+    def second() -> str | None:
+        with sessions.begin() as session:
+            return idempotency.claim(session, request, "job_2")
+
+    with ThreadPoolExecutor(1) as pool, sessions() as first:
         assert idempotency.claim(first, request, "job_1") is None
-
-        def second() -> None:
-            with sessions.begin() as session:
-                got.append(idempotency.claim(session, request, "job_2"))
-
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive(), "the second did not wait"
+        waiting = pool.submit(second)
+        with sessions() as session:
+            while not session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                assert not waiting.done(), "the second did not wait"
+                time.sleep(0.01)
         first.rollback()
-        thread.join(10)
-    assert got == [None]
+        assert waiting.result(60) is None
     with sessions() as session:
         assert idempotency.find(session, request) == "job_2"
 

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from core.config import Settings
+from tests.support.waiting import until
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -51,19 +52,19 @@ def served(start: Start) -> tuple[subprocess.Popen[bytes], str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = start("--fd", str(listener.fileno()), inherit=(listener.fileno(),))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    deadline = time.monotonic() + 60
-    while True:
+
+    def answers() -> bool:
+        assert process.poll() is None
         try:
-            assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
-            break
+            return httpx.get(f"{url}/healthz", timeout=60).status_code == 200
         except httpx.TransportError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            return False
+
+    until(answers)
     return process, url
 
 
-def test_it_stops_within_three_seconds_though_streams_are_open(served, api, request_body, tmp_path):
+def test_it_stops_within_ten_seconds_though_streams_are_open(served, api, request_body, tmp_path):
     process, url = served
     with httpx.Client(base_url=url, headers=dict(api.headers), timeout=30) as client:
         job_id = client.post("/v1/jobs", json=request_body).json()["id"]
@@ -73,7 +74,8 @@ def test_it_stops_within_three_seconds_though_streams_are_open(served, api, requ
             stopped = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert not any(line.startswith("event:") for line in lines), "the stream ends without an error"
-            process.wait(3 - (time.monotonic() - stopped))
+            process.wait(60)
+            assert time.monotonic() - stopped < 10
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     requests = [json.loads(line) for line in log.splitlines() if "POST /v1/jobs 201" in line]
@@ -85,7 +87,7 @@ def test_it_stops_within_three_seconds_though_streams_are_open(served, api, requ
 def test_ctrl_c_stops_it_without_a_traceback(served, tmp_path):
     process, _ = served
     process.send_signal(signal.SIGINT)
-    assert process.wait(3) == 0
+    assert process.wait(10) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -49,7 +49,7 @@ def start(
 
     def make(**changes: Any) -> Running:
         worker_id = bench.worker()
-        lease_seconds = changes.pop("lease_seconds", 10.0)
+        lease_seconds = changes.pop("lease_seconds", 60.0)
         heart = Heart(bench.sessions, worker_id, every=changes.pop("every", 0.1), lease_seconds=lease_seconds)
         heart.start()
         options: dict[str, Any] = {

@@ -29,21 +29,21 @@ def test_stop_is_gentle_first_and_not_for_ever() -> None:
     begun = time.monotonic()
     assert processes.stop(gentle, (signal.SIGTERM, 30)) == -signal.SIGTERM
     assert processes.stop(stubborn, (signal.SIGTERM, 0.2)) == -signal.SIGKILL
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25  # not the 30 that the gentle one was given
     assert processes.stop(gentle, (signal.SIGTERM, 30)) == -signal.SIGTERM, (
         "stopping it again changes nothing"
     )
 
 
 def test_several_stop_at_the_same_time() -> None:
-    stubborn = [_python(STUBBORN) for _ in range(3)]
+    stubborn = [_python(STUBBORN) for _ in range(10)]
     for process in stubborn:
         assert process.stdout is not None
         process.stdout.readline()
     begun = time.monotonic()
     processes.stop_together([(process, [(signal.SIGTERM, 2.0)]) for process in stubborn])
-    assert 2.0 <= time.monotonic() - begun < 5.0
-    assert [process.returncode for process in stubborn] == [-signal.SIGKILL] * 3
+    assert 2.0 <= time.monotonic() - begun < 15  # one after the other they would take 20
+    assert [process.returncode for process in stubborn] == [-signal.SIGKILL] * 10
 
 
 def test_a_child_leads_a_session_of_its_own_and_sees_only_what_it_is_given(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def scripts(tmp_path: Path) -> Scripts:
 
 @pytest.fixture
 def halt() -> Halt:
-    return Halt(boot_seconds() + 60)
+    return Halt(boot_seconds() + 300)
 
 
 def run(
@@ -161,7 +161,7 @@ def halted(
     until(scripts.left("ready").exists)
     asked = boot_seconds()
     halt.ask(reason)
-    thread.join(10)
+    thread.join(60)
     return (ends[0] if ends else None), boot_seconds() - asked, scripts.started(0)
 
 
@@ -176,7 +176,7 @@ def test_a_trainer_that_will_not_stop_is_killed_after_the_grace(scripts: Scripts
     end, seconds, _ = halted(scripts, halt, Reason.CANCEL, ["ignore SIGTERM"], ["leave", "ready"], ["hang"])
     assert end is not None
     assert end.code == -signal.SIGKILL
-    assert 0.5 <= seconds < 5
+    assert 0.5 <= seconds < 30
 
 
 def test_a_lost_lease_gives_no_grace(scripts: Scripts, halt: Halt) -> None:
@@ -193,7 +193,7 @@ def test_it_is_killed_while_a_message_cannot_be_written(scripts: Scripts) -> Non
     def stuck(message: Message | None) -> None:
         if message is not None:
             pids.extend(scripts.started(0))
-            until(lambda: not alive(pids[0]), 10)
+            until(lambda: not alive(pids[0]))
 
     end = run(scripts, halt, ["phase", "teach"], ["hang"], on_message=stuck)
     assert end.code == -signal.SIGKILL
@@ -215,7 +215,7 @@ def test_an_error_in_the_listener_ends_it(scripts: Scripts, halt: Halt) -> None:
 @pytest.mark.parametrize("last", [["exit", 0], ["signal", int(signal.SIGKILL)]])
 def test_its_children_end_with_it(scripts: Scripts, halt: Halt, last: list[Any]) -> None:
     run(scripts, halt, ["child", "child"], last)
-    until(lambda: not alive(int(scripts.left("child").read_text())), 5)
+    until(lambda: not alive(int(scripts.left("child").read_text())))
 
 
 def test_it_succeeded_even_if_it_crashes_on_its_way_out(scripts: Scripts, halt: Halt) -> None:
