@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.main import create_app
@@ -24,6 +25,7 @@ from core.ids import new_id
 from core.jobs import claims
 from core.jobs.models import Job
 from core.models.models import Model
+from core.storage import Storage
 from core.workers import service as workers
 
 Client = Callable[..., httpx.Client]
@@ -188,3 +190,25 @@ def finish(
             claims.succeed(session, token, files, info or {}, {"student": {"accuracy": 0.93}})
 
     return succeed
+
+
+# -- an application of a test's own, in its process, on the settings that the test calls `own_settings` ------
+
+
+@pytest.fixture
+def own_app(own_settings: Settings) -> FastAPI:
+    return create_app(own_settings)
+
+
+@pytest.fixture
+def own_api(own_app: FastAPI, sessions: SessionFactory) -> Iterator[TestClient]:
+    """A client of that application, with a key of the owner `ada`."""
+    with sessions.begin() as session:
+        key = accounts.create_key(session, "ada", "test")[1]
+    with TestClient(own_app, headers={"Authorization": f"Bearer {key}"}) as client:
+        yield client
+
+
+@pytest.fixture
+def storage(own_settings: Settings) -> Storage:
+    return Storage(own_settings.storage_url)

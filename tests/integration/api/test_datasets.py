@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from api.main import create_app
 from core.accounts import service as accounts
 from core.config import Settings
 from core.datasets import service
@@ -40,22 +39,8 @@ def own_settings(settings: Settings, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def own_app(own_settings: Settings) -> FastAPI:
-    return create_app(own_settings)
-
-
-@pytest.fixture
-def api(own_app: FastAPI, sessions: SessionFactory) -> Iterator[TestClient]:
-    """A client of the application in this process, with a key of the owner `ada`."""
-    with sessions.begin() as session:
-        key = accounts.create_key(session, "ada", "test")[1]
-    with TestClient(own_app, headers={"Authorization": f"Bearer {key}"}) as client:
-        yield client
-
-
-@pytest.fixture
-def storage(own_settings: Settings) -> Storage:
-    return Storage(own_settings.storage_url)
+def api(own_api: TestClient) -> TestClient:
+    return own_api
 
 
 @pytest.fixture

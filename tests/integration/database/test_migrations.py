@@ -51,7 +51,6 @@ CHECKS = """
 INDEXES = """
     SELECT indexname, indexdef FROM pg_indexes
     WHERE schemaname = 'public' AND tablename <> 'alembic_version'"""
-TRIGGERS = "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
 
 
 def test_alembic_finds_nothing_left_to_do(empty: Engine) -> None:
@@ -67,15 +66,14 @@ def test_alembic_notices_a_column_that_the_code_does_not_know(empty: Engine) -> 
         _alembic(empty, "check")
 
 
-@pytest.mark.parametrize("query", [CHECKS, INDEXES, TRIGGERS], ids=["checks", "indexes", "triggers"])
+@pytest.mark.parametrize("query", [CHECKS, INDEXES], ids=["checks", "indexes"])
 def test_checks_and_indexes_are_those_of_the_code(empty: Engine, database_url: str, query: str) -> None:
     schema.metadata().create_all(empty)
     expected = _definitions(empty, query)
     migrated = connect(Settings(database_url=SecretStr(database_url)))
     found = _definitions(migrated, query)
     migrated.dispose()
-    assert found == expected
-    assert found or query is TRIGGERS
+    assert found == expected != {}
 
 
 def test_a_downgrade_leaves_an_empty_database(empty: Engine) -> None:
