@@ -99,7 +99,7 @@ def _leave_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         tables = ", ".join(table.name for table in schema.metadata().sorted_tables)
         with engine.begin() as connection:
             # A transaction that a test left open would block this for ever; say so instead.
-            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             connection.execute(text(f"TRUNCATE {tables} CASCADE"))
     if broker is not None:
         with redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://")) as client:

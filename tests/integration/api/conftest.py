@@ -64,7 +64,7 @@ def client_of(base_url: str, sessions: SessionFactory) -> Iterator[Client]:
             with sessions.begin() as session:
                 key = accounts.create_key(session, owner, "test")[1]
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
-        opened.append(httpx.Client(base_url=base_url, headers=headers, timeout=30))
+        opened.append(httpx.Client(base_url=base_url, headers=headers, timeout=120))
         return opened[-1]
 
     yield make

@@ -209,7 +209,7 @@ def test_a_stream_after_the_final_event_ends_at_once(
     with sessions.begin() as session:
         claims.cancelled(session, claim.token)
     last = list(client.jobs.events(claim.job_id))[-1].seq
-    assert list(client.jobs.stream(claim.job_id, after=last, timeout=10)) == []
+    assert list(client.jobs.stream(claim.job_id, after=last, timeout=60)) == []
 
 
 def test_waiting_shows_progress_and_returns_the_finished_job(
@@ -229,7 +229,7 @@ def test_waiting_shows_progress_and_returns_the_finished_job(
                 case _:
                     pass
 
-    job = client.jobs.wait(job_id, on_update=on_update, timeout=30)
+    job = client.jobs.wait(job_id, on_update=on_update, timeout=60)
     assert job.status == "succeeded"
     assert job.finished
     snapshot = next(update for update in seen if isinstance(update, mixkd_client.Progress))

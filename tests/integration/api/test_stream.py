@@ -144,20 +144,20 @@ def test_a_stream_cut_anywhere_and_resumed_neither_repeats_nor_skips(
         with sessions.begin() as session:
             claims.cancelled(session, token)
 
-    writer = threading.Thread(target=write)
-    writer.start()
     seen: list[int] = []
     cut = 1
-    while True:
-        with follow(api, job_id, Last_Event_ID=str(seen[-1] if seen else 0)) as events:
-            for count, event in enumerate(events):
-                seen.append(int(event["id"]))
-                if count >= cut:
-                    break
-            else:
-                break  # the server ended the stream
-        cut = cut % 7 + 1
-    writer.join()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while True:
+            with follow(api, job_id, Last_Event_ID=str(seen[-1] if seen else 0)) as events:
+                for count, event in enumerate(events):
+                    seen.append(int(event["id"]))
+                    if count >= cut:
+                        break
+                else:
+                    break  # the server ended the stream
+            cut = cut % 7 + 1
+        writing.result(60)
     assert seen == list(range(1, rounds + 4))  # queued, claimed, the phases, cancelled
 
 

@@ -77,10 +77,11 @@ def test_a_failed_download_leaves_the_cache_empty(tmp_path: Path, monkeypatch: p
 
 def test_what_a_killed_download_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIXKD_CACHE", str(tmp_path))
-    (tmp_path / ".half" / "model").mkdir(parents=True)
+    (tmp_path / f"{materials._SCRATCH}half" / "model").mkdir(parents=True)
+    (tmp_path / ".theirs").mkdir()
     monkeypatch.setattr(materials, "fetch", lambda *_: None)
     folder = materials.minilm()
-    assert list(tmp_path.iterdir()) == [folder]
+    assert set(tmp_path.iterdir()) == {folder, tmp_path / ".theirs"}
 
 
 def test_the_teacher_is_a_complete_model_folder() -> None:
