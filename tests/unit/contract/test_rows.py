@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mixkd.contract import rows
 from mixkd.contract.problems import Problem, RefusedError
@@ -258,3 +259,10 @@ def test_any_bytes_are_rows_or_a_refusal(tmp_path: Path, content: bytes, form: D
     else:
         assert all(row.text.strip() and row.label.strip() for row in found)
         assert [row.line for row in found] == sorted({row.line for row in found})
+
+
+@pytest.mark.parametrize("name", ["", "a\0", "x" * 201])
+def test_a_column_name_that_nothing_could_hold_is_refused(name: str) -> None:
+    for key in ("text", "text_pair", "label"):
+        with pytest.raises(ValidationError):
+            Columns.model_validate({key: name})
