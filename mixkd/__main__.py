@@ -60,9 +60,9 @@ def _validate(path: Path) -> int:
     except RefusedError as refused:
         for problem in refused.problems:
             remedy = f" ({problem.remedy})" if problem.remedy else ""
-            print(f"{problem.field}: {problem.problem}{remedy}", file=sys.stderr)  # noqa: T201
+            print(f"{problem.field}: {problem.problem}{remedy}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 1
-    print(teacher.model_dump_json(indent=2), data.model_dump_json(indent=2), sep="\n")  # noqa: T201
+    print(teacher.model_dump_json(indent=2), data.model_dump_json(indent=2), sep="\n")  # noqa: T201 - likewise
     return 0
 
 

@@ -97,7 +97,7 @@ def _time(
     for number, indices in enumerate(batches[:_WARM_UP] + batches):
         batch = collate(rows, indices, pad_id).to(device)
         for name, model in models.items():
-            took = _seconds(lambda model=model, batch=batch: answer(model, batch), device)  # type: ignore[misc]
+            took = _seconds(lambda model=model, batch=batch: answer(model, batch), device)  # type: ignore[misc]  # mypy infers no lambda with defaults
             if number >= min(_WARM_UP, len(batches)):
                 seconds[name].append(took)
         if time.perf_counter() - started > _PATIENCE and all(seconds.values()):

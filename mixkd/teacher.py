@@ -27,6 +27,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # whatever its files make the library raise, the cause is the folder
+        if is_out_of_memory(error):
+            raise
         raise _unusable("tokeniser", error) from error
     if tokenizer.pad_token_id is None:
         raise RefusedError(Problem("teacher", "its tokeniser has no padding token"))

@@ -232,7 +232,7 @@ def _lengths(counts: Counter[int]) -> Lengths:
 # -- one file --------------------------------------------------------------------------------------------
 
 
-def _scan(path: Path, format: DataFormat, columns: Columns, name: str) -> Iterator[Row | BadRow]:  # noqa: A002
+def _scan(path: Path, format: DataFormat, columns: Columns, name: str) -> Iterator[Row | BadRow]:  # noqa: A002 - its name in a spec
     if not path.is_file():
         raise RefusedError(Problem(name, "there is no such file", path.name, "check its name"))
     lines = _lines(path)

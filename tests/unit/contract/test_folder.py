@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -238,10 +239,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path)]
 )
-def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path, make: object) -> None:
+def test_what_is_no_file_is_refused_without_waiting_for_it(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     folder = write_bert(tmp_path)
     (folder / "config.json").unlink()
-    make(folder / "config.json")  # type: ignore[operator]
+    make(folder / "config.json")
     assert refusal(folder).field == "config.json"
 
 
