@@ -22,7 +22,7 @@ from rich.console import Console
 from core import embedded
 from demo import card, materials, service
 from demo.service import DemoError
-from mixkd.contract.spec import Split
+from mixkd.contract.data_spec import Split
 from mixkd_client import Client, MixkdError
 from mixkd_client.progress import JobProgress, clock
 

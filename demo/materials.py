@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixkd.contract.spec import Split
+from mixkd.contract.data_spec import Split
 
 
 @dataclass(frozen=True)

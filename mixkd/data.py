@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from mixkd.contract.data_spec import DataSpec, Split
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import Row, read_rows
-from mixkd.contract.spec import DataSpec, Split, Strict
+from mixkd.contract.strict import Strict
 
 CARVED_SHARE = 0.1
 _CHUNK = 1000  # texts a call of the tokeniser: between two calls a signal is heard
@@ -34,15 +35,26 @@ class Encoded:
     tokens: NDArray[np.int32]  # (sum of all lengths,)
     segments: NDArray[np.uint8]  # (sum of all lengths,)
     starts: NDArray[np.int64]  # (N + 1,): row i lies at starts[i]:starts[i + 1]
-    labels: NDArray[np.int64]  # (N,)
+    targets: NDArray[np.int64] | NDArray[np.float32]  # (N,) class numbers, or (N, C) as in `targets_of`
+    outputs: int  # C: classes, labels, or 1 for a score
+    pad_id: int
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, (N,)."""
         return np.diff(self.starts)
+
+    def targets_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Probabilities, zeros and ones of a multi-label task, or scores: (len(rows), C)."""
+        chosen = self.targets[rows]
+        if chosen.ndim == 2:
+            return chosen.astype(np.float32)
+        one_hot = np.zeros((len(rows), self.outputs), dtype=np.float32)
+        one_hot[np.arange(len(rows)), chosen] = 1
+        return one_hot
 
 
 def read_splits(data: DataSpec) -> tuple[dict[Split, list[Row]], SplitsUsed]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mixkd.batching import Batch, Indices, collate, ordered_batches
 from mixkd.classifier import embed, logits, ready_to_answer
-from mixkd.contract.spec import Strict
+from mixkd.contract.strict import Strict
 from mixkd.data import Encoded
 from mixkd.failures import NotFiniteError
 from mixkd.metrics import Scores, accuracy, macro_f1

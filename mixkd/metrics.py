@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mixkd.contract.spec import Strict
+from mixkd.contract.strict import Strict
 
 Classes = NDArray[np.int64]
 

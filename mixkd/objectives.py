@@ -1,75 +1,120 @@
-"""What a training step minimises: from a batch to its loss, and the terms worth logging."""
+"""What a training step minimises: from a part of a batch to its loss, and the terms worth logging."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that torch's users know it by
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mixkd import losses, mixup
-from mixkd.batching import Batch
-from mixkd.classifier import embed, logits, ready_to_answer
-from mixkd.contract.spec import DistilSpec
-from mixkd.randomness import generator
+from mixkd.batching import Batch, Part, collate
+from mixkd.classifier import MixAt, embed, logits, ready_to_answer
+from mixkd.contract.data_spec import Task
+from mixkd.contract.spec import LossSpec
+from mixkd.data import Encoded
 
-Objective = Callable[[Batch, int], dict[str, Tensor]]
-"""From a batch and the number of the step to `loss` and its terms, all scalars."""
+Objective = Callable[[Part], dict[str, Tensor]]
+"""From a part to `loss` and its terms: scalars in float32, means over the part's rows."""
 
 
-def finetune(model: PreTrainedModel) -> Objective:
-    """Equation 3 alone."""
+@dataclass(frozen=True)
+class Network:
+    """A model with the training rows as its own tokenizer cut them, and where it mixes."""
 
-    def objective(batch: Batch, _step: int) -> dict[str, Tensor]:
-        found = logits(model, embed(model, batch.tokens), batch.mask, batch.segments)
-        return {"loss": losses.mle(found, batch.labels)}
+    model: PreTrainedModel
+    rows: Encoded
+    mix_at: MixAt = "word"
+
+    def collate(self, part: Part) -> Batch:
+        """The rows of a part, on the model's device."""
+        return collate(self.rows, part.rows).to(self.model.device)
+
+
+def imitate(
+    student: Network,
+    teacher: Network | None,
+    loss: LossSpec,
+    task: Task,
+    class_weights: Tensor | None = None,
+) -> Objective:
+    """Equation 8 and its special cases. What has the weight 0 is not computed.
+
+    Args:
+        teacher: None where no term asks it. Its dropout is switched off.
+        class_weights: (C,), see `losses.class_weights`.
+    """
+    if teacher is not None:
+        ready_to_answer(teacher.model)
+
+    def objective(part: Part) -> dict[str, Tensor]:
+        batch = student.collate(part)
+        pairs = None if part.pairs is None else part.pairs.to(batch.tokens.device)
+        real, mixed = _answers(student, batch, part.real, pairs, real=bool(loss.mle_weight or loss.kd_weight))
+        labels = losses.smooth(batch.targets, task, loss.label_smoothing)  # (U, C)
+        zero = labels.new_zeros(())
+        mle, kd, sm, tmkd = zero, zero, zero, zero
+        if loss.mle_weight:
+            mle = losses.mle(real, labels[: part.real], task, class_weights)
+        if loss.sm_weight:
+            assert pairs is not None
+            sm = losses.sm(mixed, mixup.mix_labels(labels, pairs), task, class_weights)
+        if loss.kd_weight or loss.tmkd_weight:
+            assert teacher is not None
+            taught_real, taught_mixed = _teach(teacher, part, pairs, loss)
+            if loss.kd_weight:
+                kd = losses.kd(real, taught_real, task, loss)
+            if loss.tmkd_weight:
+                tmkd = losses.tmkd(mixed, taught_mixed, task, loss)
+        terms = {"mle": mle, "kd": kd, "sm": sm, "tmkd": tmkd}
+        used = {name: value for name, value in terms.items() if getattr(loss, f"{name}_weight")}
+        return {"loss": losses.total(mle, kd, sm, tmkd, loss), **used}
 
     return objective
 
 
-def mixkd(student: PreTrainedModel, teacher: PreTrainedModel, recipe: DistilSpec) -> Objective:
-    """Equation 8. What has the weight 0 is not computed. The teacher's dropout is switched off."""
-    spec = recipe.loss
-    ready_to_answer(teacher)
+def needs_pairs(loss: LossSpec) -> bool:
+    """Whether a term is about mixed rows."""
+    return bool(loss.sm_weight or loss.tmkd_weight)
 
-    def objective(batch: Batch, step: int) -> dict[str, Tensor]:
-        rows = len(batch.labels)  # B
-        words = embed(student, batch.tokens)  # (B, T, H)
-        if spec.sm_weight == spec.tmkd_weight == 0:
-            loss = losses.mle(logits(student, words, batch.mask, batch.segments), batch.labels)
-            return {"loss": loss}
 
-        rng = generator(recipe.seed, "distil", "pairs", step)
-        pairs = mixup.draw_pairs(rows, recipe.mixup, rng).to(words.device)  # M = ratio · B of them
-        mask = mixup.mix_mask(batch.mask, pairs)  # (M, T)
-        segments = mixup.mix_segments(batch.segments, pairs)  # (M, T)
+def needs_teacher(loss: LossSpec) -> bool:
+    """Whether a term asks the teacher."""
+    return bool(loss.kd_weight or loss.tmkd_weight)
 
-        # Real and mixed rows go through the student together: rows do not see each other.
-        found = logits(
-            student,
-            torch.cat([words, mixup.mix_words(words, batch.mask, pairs)]),
-            torch.cat([batch.mask, mask]),
-            torch.cat([batch.segments, segments]),
+
+def _answers(
+    network: Network, batch: Batch, real_rows: int, pairs: mixup.Pairs | None, *, real: bool
+) -> tuple[Tensor, Tensor]:
+    """The model's logits on the real rows, (R, C), and on the mixed ones, (M, C); an empty one for none.
+
+    Both kinds go through the model together: rows do not see each other.
+    """
+    words = embed(network.model, batch.tokens, batch.segments, network.mix_at)  # (U, T, H)
+    ready = [(words[:real_rows], batch.mask[:real_rows], batch.segments[:real_rows])] if real else []
+    if pairs is not None:
+        ready.append(
+            (
+                mixup.mix_words(words, batch.mask, pairs),  # (M, T, H)
+                mixup.mix_mask(batch.mask, pairs),  # (M, T)
+                mixup.mix_segments(batch.segments, pairs),  # (M, T)
+            )
         )
-        real, mixed = found.tensor_split([rows])  # (B, C), (M, C)
-
-        zero = found.new_zeros(())
-        mle, sm, tmkd = losses.mle(real, batch.labels), zero, zero
-        if spec.sm_weight:
-            one_hot = F.one_hot(batch.labels, found.shape[-1]).to(found.dtype)  # (B, C)
-            sm = losses.sm(mixed, mixup.mix_labels(one_hot, pairs))
-        if spec.tmkd_weight:
-            tmkd = losses.tmkd(mixed, _teach(teacher, batch, pairs, mask, segments), spec)
-        return {"loss": losses.total(mle, sm, tmkd, spec), "mle": mle, "sm": sm, "tmkd": tmkd}
-
-    return objective
+    together = (torch.cat(tensors) for tensors in zip(*ready, strict=True))
+    found = logits(network.model, *together, network.mix_at).float()
+    split = found.tensor_split([real_rows if real else 0])
+    return split[0], split[1]
 
 
-def _teach(
-    teacher: PreTrainedModel, batch: Batch, pairs: mixup.Pairs, mask: Tensor, segments: Tensor
-) -> Tensor:
-    """The teacher's logits on the same mixed rows, mixed in its own embedding table: (M, C)."""
+def _teach(teacher: Network, part: Part, pairs: mixup.Pairs | None, loss: LossSpec) -> tuple[Tensor, Tensor]:
+    """The teacher's logits on the same rows, mixed in its own embeddings, by the same pairs and λ."""
     with torch.inference_mode():
-        words = mixup.mix_words(embed(teacher, batch.tokens), batch.mask, pairs)
-        found = logits(teacher, words, mask, segments)
-    return found.clone()  # a tensor made in inference mode cannot take part in a backward pass
+        found = _answers(
+            teacher,
+            teacher.collate(part),
+            part.real,
+            pairs if loss.tmkd_weight else None,
+            real=bool(loss.kd_weight),
+        )
+    # A tensor made in inference mode cannot take part in a backward pass.
+    return found[0].clone(), found[1].clone()

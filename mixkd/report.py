@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from mixkd.contract.spec import DistilSpec, RunSpec, Split, Strict
+from mixkd.contract.data_spec import Split
+from mixkd.contract.spec import DistilSpec, RunSpec
+from mixkd.contract.strict import Strict
 from mixkd.data import SplitsUsed
 from mixkd.evaluate import Speed
 from mixkd.metrics import Scores

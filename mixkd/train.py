@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from mixkd.batching import batch_count, collate, epoch_batches
 from mixkd.classifier import ready_to_answer
 from mixkd.contract.messages import Phase
-from mixkd.contract.spec import Strict, TrainSpec
+from mixkd.contract.spec import TrainSpec
+from mixkd.contract.strict import Strict
 from mixkd.data import Encoded
 from mixkd.evaluate import evaluate
 from mixkd.failures import DivergedError, NotFiniteError

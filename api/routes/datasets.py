@@ -12,7 +12,7 @@ from api.schemas.common import Id, Page, PageQuery
 from api.schemas.datasets import DatasetForm, DatasetView
 from core.datasets import service
 from core.errors import InvalidInput
-from mixkd.contract.spec import Split
+from mixkd.contract.data_spec import Split
 
 router = APIRouter(prefix="/datasets", tags=["data sets"])
 

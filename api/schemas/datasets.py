@@ -9,8 +9,8 @@ from api.schemas.common import Name, ProblemDocument, Request
 from api.schemas.imports import refusal_view
 from core.datasets.models import Dataset
 from core.imports import ImportStatus
+from mixkd.contract.data_spec import Columns, DataFormat
 from mixkd.contract.rows import DatasetReport
-from mixkd.contract.spec import Columns, DataFormat
 
 
 class DatasetForm(Request):

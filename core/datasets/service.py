@@ -20,9 +20,9 @@ from core.ids import new_id
 from core.imports import ImportStatus
 from core.paging import Page
 from core.storage import CorruptFileError, Storage, StoredFile, digest
+from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import DatasetReport, check_dataset
-from mixkd.contract.spec import Columns, DataFormat, DataSpec, Split
 
 log = logging.getLogger(__name__)
 

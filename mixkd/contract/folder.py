@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from mixkd.contract.families import FAMILIES, Family
 from mixkd.contract.json_files import read_json, refuse
 from mixkd.contract.safetensors_header import Tensor, read_safetensors_header
-from mixkd.contract.spec import Strict
+from mixkd.contract.strict import Strict
 from mixkd.contract.text import storable
 from mixkd.contract.tokenizer_files import EXTRAS, TOKENIZERS, refuse_class, refuse_tokenizer
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from mixkd.contract.spec import Strict
+from mixkd.contract.strict import Strict
 
 Phase = Literal["prepare", "teach", "distil", "evaluate", "export", "publish"]
 FailureCause = Literal[

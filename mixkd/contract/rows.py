@@ -16,8 +16,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
+from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
 from mixkd.contract.problems import Problem, RefusedError
-from mixkd.contract.spec import Columns, DataFormat, DataSpec, Split, Strict
+from mixkd.contract.strict import Strict
 from mixkd.contract.text import encodes
 
 MAX_ROW_BYTES = 1 << 20  # one row; a longer one is a missing line end or an unclosed quote

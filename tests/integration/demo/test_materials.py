@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from demo import materials
-from mixkd.contract.spec import Split
+from mixkd.contract.data_spec import Split
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mixkd.contract import rows
+from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import Row, check_dataset, read_rows
-from mixkd.contract.spec import Columns, DataFormat, DataSpec, Split
 
 GOOD = b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 

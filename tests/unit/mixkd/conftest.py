@@ -17,8 +17,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message
-from mixkd.contract.spec import DataSpec, DistilSpec, RunSpec
+from mixkd.contract.spec import DistilSpec, RunSpec
 from mixkd.reporter import Reporter
 
 COLOURS = ("red", "green", "blue")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.rows import Row
-from mixkd.contract.spec import DataSpec
 from mixkd.data import carve, encode, read_splits
 from mixkd.teacher import load_tokenizer
 

@@ -5,8 +5,9 @@ import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from mixkd.batching import Batch
+from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message, Metric
-from mixkd.contract.spec import DataSpec, TrainSpec
+from mixkd.contract.spec import TrainSpec
 from mixkd.data import encode, read_splits
 from mixkd.evaluate import evaluate
 from mixkd.failures import DivergedError, NotFiniteError
