@@ -1,8 +1,8 @@
 """The losses (Liang et al., 2021), one function an equation. B rows, M mixed rows, C outputs.
 
 Every one is a mean over rows, so that no weight changes its meaning with the batch size or mixup ratio.
-What the paper says of classes is said here of three tasks: where a single label has the cross-entropy, several
-labels have the binary cross-entropy of each, and a score has the squared error.
+What the paper says of classes is said here of three tasks: where a single label has the cross-entropy,
+several labels have the binary cross-entropy of each, and a score has the squared error.
 """
 
 import torch
