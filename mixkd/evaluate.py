@@ -1,27 +1,34 @@
-"""How good a model is, and how fast on this machine."""
+"""What a model answers, how good that is, and how fast it comes on this machine."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that torch's users know it by
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mixkd.batching import Batch, Indices, collate, ordered_batches
 from mixkd.classifier import embed, logits, ready_to_answer
+from mixkd.contract.data_spec import MetricName, Task
+from mixkd.contract.spec import Precision
 from mixkd.contract.strict import Strict
 from mixkd.data import Encoded
 from mixkd.failures import NotFiniteError
-from mixkd.metrics import Scores, accuracy, macro_f1
+from mixkd.metrics import Scores, score
 
 _BATCH = 64
 _WARM_UP = 5
 _SINGLE_ROWS = 200  # one row at a time, for the latency
 _FULL_BATCHES = 30  # of 32 rows, for the throughput
 _PATIENCE = 10.0  # seconds that either measurement may take; then what there is must do
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Speed(Strict):
@@ -32,48 +39,69 @@ class Speed(Strict):
     examples_per_second: float = Field(description="in batches of 32 rows")
 
 
-def evaluate(model: PreTrainedModel, rows: Encoded, pad_id: int, device: torch.device) -> Scores:
-    """Scores of a model on rows. Leaves it in evaluation mode.
+def validate(
+    model: PreTrainedModel,
+    rows: Encoded,
+    task: Task,
+    metrics: Sequence[MetricName],
+    device: torch.device,
+    *,
+    precision: Precision = "fp32",
+) -> Scores:
+    """Scores of a model on labelled rows. Leaves it in evaluation mode.
 
     Raises:
         NotFiniteError: an answer is NaN or infinite, so that no score would mean anything.
     """
+    targets = rows.targets_of(np.arange(len(rows)))  # (N, C)
+    return score(answers(model, rows, device, precision), targets, task, metrics)
+
+
+def answers(
+    model: PreTrainedModel, rows: Encoded, device: torch.device, precision: Precision = "fp32"
+) -> NDArray[np.float32]:
+    """The logits or scores of rows, in their order: (N, C). Leaves the model in evaluation mode.
+
+    Raises:
+        NotFiniteError: one of them is NaN or infinite.
+    """
     ready_to_answer(model)
-    predicted = np.empty(len(rows), dtype=np.int64)
-    loss = 0.0
+    found = np.empty((len(rows), rows.outputs), dtype=np.float32)
     for indices in ordered_batches(rows.lengths, _BATCH):
-        batch = collate(rows, indices, pad_id).to(device)
-        answers = answer(model, batch)  # (B, C)
-        if not bool(answers.isfinite().all()):
-            raise NotFiniteError
-        predicted[indices] = answers.argmax(-1).cpu().numpy()
-        loss += float(F.cross_entropy(answers, batch.labels, reduction="sum"))
-    return Scores(
-        accuracy=accuracy(rows.labels, predicted),
-        macro_f1=macro_f1(rows.labels, predicted),
-        loss=loss / len(rows),
-    )
+        found[indices] = answer(model, collate(rows, indices).to(device), precision).cpu().numpy()
+    if not np.isfinite(found).all():
+        raise NotFiniteError
+    return found
 
 
 @torch.inference_mode()
-def answer(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The logits of a batch, without a gradient: (B, C)."""
-    return logits(model, embed(model, batch.tokens), batch.mask, batch.segments)
+def answer(model: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
+    """The logits of a batch in float32, without a gradient: (B, C)."""
+    with torch.autocast(batch.tokens.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        words = embed(model, batch.tokens, batch.segments, "word")
+        return logits(model, words, batch.mask, batch.segments, "word").float()
 
 
 def measure_speed(
-    models: Mapping[str, PreTrainedModel], rows: Encoded, pad_id: int, device: torch.device
+    models: Mapping[str, PreTrainedModel],
+    rows: Mapping[str, Encoded],
+    device: torch.device,
+    precision: Precision = "fp32",
 ) -> dict[str, Speed]:
-    """Latency at batch 1 and throughput at batch 32 of several models on the same rows.
+    """Latency at batch 1 and throughput at batch 32 of several models on the same texts.
 
     The models take turns row by row, so that whatever else the machine does slows all of them alike.
+
+    Args:
+        rows: the same texts in the same order, as each model's own tokenizer cut them.
     """
-    spread = np.linspace(0, len(rows) - 1, min(len(rows), _SINGLE_ROWS)).astype(np.int64)
+    lengths = next(iter(rows.values())).lengths
+    spread = np.linspace(0, len(lengths) - 1, min(len(lengths), _SINGLE_ROWS)).astype(np.int64)
     singles = [spread[at : at + 1] for at in range(len(spread))]
-    full = [np.resize(indices, 32) for indices in ordered_batches(rows.lengths, 32)]
+    full = [np.resize(indices, 32) for indices in ordered_batches(lengths, 32)]
     full = [full[at] for at in np.linspace(0, len(full) - 1, _FULL_BATCHES).astype(np.int64)]
-    latencies = _time(models, rows, singles, pad_id, device)
-    batches = _time(models, rows, full, pad_id, device)
+    latencies = _time(models, rows, singles, device, precision)
+    batches = _time(models, rows, full, device, precision)
     return {
         name: Speed(
             latency_ms_p50=float(np.percentile(latencies[name], 50)) * 1000,
@@ -84,20 +112,27 @@ def measure_speed(
     }
 
 
+def parameter_count(model: PreTrainedModel) -> int:
+    """The numbers that a model has learnt; one that serves in two places counts once."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def _time(
     models: Mapping[str, PreTrainedModel],
-    rows: Encoded,
+    rows: Mapping[str, Encoded],
     batches: list[Indices],
-    pad_id: int,
     device: torch.device,
+    precision: Precision,
 ) -> dict[str, list[float]]:
     """Seconds of each forward pass, by model."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():
+        ready_to_answer(model)
     started = time.perf_counter()
     for number, indices in enumerate(batches[:_WARM_UP] + batches):
-        batch = collate(rows, indices, pad_id).to(device)
         for name, model in models.items():
-            took = _seconds(lambda model=model, batch=batch: answer(model, batch), device)  # type: ignore[misc]  # mypy infers no lambda with defaults
+            batch = collate(rows[name], indices).to(device)
+            took = _seconds(lambda model=model, batch=batch: answer(model, batch, precision), device)  # type: ignore[misc]  # mypy infers no lambda with defaults
             if number >= min(_WARM_UP, len(batches)):
                 seconds[name].append(took)
         if time.perf_counter() - started > _PATIENCE and all(seconds.values()):
