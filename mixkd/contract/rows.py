@@ -26,19 +26,33 @@ MAX_ROWS = 5_000_000  # in all splits; the check remembers a hash of every text
 MAX_LABELS = 1000
 MAX_LABEL_CHARACTERS = 200
 BAD_ROWS_SHOWN = 20
+CARVED_SHARE = 0.1  # of the training rows, where there is no validation file
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _DELIMITERS: dict[DataFormat, str] = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True)
+class Soft:
+    """Probabilities in the order of the model's outputs; an augmenter makes them, no file has them."""
+
+    values: tuple[float, ...]
+
+
+Label = str | float | tuple[str, ...] | Soft
+
+
+@dataclass(frozen=True)
 class Row:
-    """One labelled text, or pair of texts; `line` is where the row starts, counted from 1."""
+    """A text, or a pair of texts; `line` is where the row starts, counted from 1.
+
+    The label is a class, a score, or the labels of a multi-label row; None of a text without a label.
+    """
 
     line: int
     text: str
     text_pair: str | None
-    label: str
+    label: Label | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class DatasetReport(Strict):
     texts_in_two_splits: int
 
 
-def read_rows(path: Path, format: DataFormat, columns: Columns, name: str = "files") -> Iterator[Row]:  # noqa: A002 - the spec's own word
+def read_rows(path: Path, data: DataSpec, name: str = "files", *, labelled: bool = True) -> Iterator[Row]:
     """The rows of one file, in order.
 
     Args:
@@ -84,7 +98,7 @@ def read_rows(path: Path, format: DataFormat, columns: Columns, name: str = "fil
     Raises:
         RefusedError: the file cannot be read, lacks a column, or this row is bad.
     """
-    for row in _scan(path, format, columns, name):
+    for row in _scan(path, data.format, data.columns, name):
         if isinstance(row, BadRow):
             raise RefusedError(_bad_rows(name, [row], 1))
         yield row
