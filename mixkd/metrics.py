@@ -45,16 +45,20 @@ def is_better(metric: MetricName, scores: Scores, best: Scores) -> bool:
 
 def answered(answers: NDArray[np.floating[Any]], task: Task) -> NDArray[Any]:
     """What logits or scores (N, C) say: the likeliest class (N,), the likely labels (N, C), a score (N,)."""
-    if task == "single_label":
-        return np.argmax(answers, -1)
-    return np.greater(answers, 0) if task == "multi_label" else answers[:, 0].astype(np.float64)
+    return _decided(answers, task, least=0)
 
 
 def labelled(targets: NDArray[np.floating[Any]], task: Task) -> NDArray[Any]:
     """What targets (N, C) say, in the same shape; a soft label counts as what is likeliest."""
+    return _decided(targets, task, least=0.5)
+
+
+def _decided(values: NDArray[np.floating[Any]], task: Task, least: float) -> NDArray[Any]:
     if task == "single_label":
-        return np.argmax(targets, -1)
-    return np.greater(targets, 0.5) if task == "multi_label" else targets[:, 0].astype(np.float64)
+        likeliest: Classes = values.argmax(-1)
+        return likeliest
+    likely: Flags = values > least
+    return likely if task == "multi_label" else values[:, 0].astype(np.float64)
 
 
 def row_losses(answers: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], task: Task) -> Floats:
@@ -183,7 +187,7 @@ def _sums(counts: Floats, groups: Classes, size: int) -> Floats:
     """The counts of each group's rows together: (N,) -> (size,), or (R, N) -> (R, size)."""
     resamples = counts.size // len(groups)
     places = (np.arange(resamples)[:, None] * size + groups).ravel()
-    sums: Floats = np.bincount(places, counts.ravel(), resamples * size)
+    sums = np.bincount(places, counts.ravel(), resamples * size).astype(np.float64, copy=False)
     return sums.reshape(*counts.shape[:-1], size)
 
 
