@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from mixkd.contract.data_spec import DataSpec, SetName, Task
-from mixkd.contract.problems import Problem, RefusedError
-from mixkd.contract.rows import CARVED_SHARE, Row, Soft, listed, read_rows
+from mixkd.contract.problems import Problem, RefusedError, listed
+from mixkd.contract.rows import CARVED_SHARE, Row, Soft, read_rows
 from mixkd.contract.spec import DistilSpec
 from mixkd.contract.strict import Strict
 from mixkd.randomness import generator

@@ -14,6 +14,7 @@ Task = Literal["single_label", "multi_label", "regression"]
 MetricName = Literal[
     "accuracy", "macro_f1", "micro_f1", "f1", "matthews", "pearson", "spearman", "exact_match", "rmse"
 ]
+LabelName = Annotated[str, Field(max_length=200, pattern=r"^[^\x00\s](?:[^\x00]*[^\x00\s])?$")]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 METRICS: dict[Task, tuple[MetricName, ...]] = {
@@ -48,12 +49,15 @@ class DataSpec(Strict):
     files: dict[SetName, Path]
     format: DataFormat = "jsonl"
     header: bool = Field(True, description="whether the first line of CSV and TSV names the columns")
+    bad_rows: Literal["refuse", "skip"] = Field(
+        "refuse", description="skip: leave out and count the few that a published file is known to have"
+    )
     columns: Columns = Columns()
     task: Task = "single_label"
-    labels: tuple[str, ...] | None = Field(
+    labels: tuple[LabelName, ...] | None = Field(
         None, description="in the order of a new head's outputs; null: those of the training rows, sorted"
     )
-    label_names: dict[str, str] = Field(
+    label_names: dict[str, LabelName] = Field(
         {}, description="what a label of the file is called, where the file has numbers: {'0': 'negative'}"
     )
     label_separator: str = Field(
@@ -86,4 +90,8 @@ class DataSpec(Strict):
             self.task == "regression" and self.score_range[0] < self.score_range[1]
         ):
             raise ValueError("`score_range` is [lowest, highest], of a regression")
+        if self.label_names and self.task == "regression":
+            raise ValueError("`label_names` names the classes of a classification")
+        if not self.header and self.format not in ("csv", "tsv"):
+            raise ValueError("`header` is for CSV and TSV")
         return self

@@ -1,8 +1,8 @@
 """Whether a recipe, a teacher and a data set go together. Checked at submission and again by the trainer."""
 
 from mixkd.contract.folder import ModelInfo
-from mixkd.contract.problems import Problem
-from mixkd.contract.rows import DatasetReport, listed
+from mixkd.contract.problems import Problem, listed
+from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import DistilSpec
 
 

@@ -1,5 +1,6 @@
 """What is wrong with an input, in a form that a user can act on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -19,3 +20,9 @@ class RefusedError(Exception):
     def __init__(self, *problems: Problem) -> None:
         super().__init__("; ".join(f"{p.field}: {p.problem}" for p in problems))
         self.problems = problems
+
+
+def listed(names: Sequence[str], limit: int = 20) -> str:
+    """Names in quotes, with commas; the first `limit` of them."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

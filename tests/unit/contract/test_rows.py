@@ -3,13 +3,14 @@
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixkd.contract import rows
+from mixkd.contract import readers, rows
 from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import Row, check_dataset, read_rows
@@ -23,10 +24,14 @@ def write(folder: Path, content: bytes, name: str = "train.jsonl") -> Path:
     return path
 
 
+def spec(form: DataFormat = "jsonl", columns: Columns | None = None, **fields: Any) -> DataSpec:
+    return DataSpec.model_validate({"files": {}, "format": form, "columns": columns or Columns()} | fields)
+
+
 def read(
     folder: Path, content: bytes, form: DataFormat = "jsonl", columns: Columns | None = None
 ) -> list[Row]:
-    return list(read_rows(write(folder, content), form, columns or Columns()))
+    return list(read_rows(write(folder, content), spec(form, columns)))
 
 
 def refusal(
@@ -101,7 +106,7 @@ def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
         (b'["a", "x"]', "not a JSON object"),
         (b"[" * 100_000, "not a JSON object"),
         (b'{"text": "a", "label": ' + b"1" * 5000 + b"}", "not a JSON object"),
-        (b'{"text": "' + b"a" * rows.MAX_ROW_BYTES + b'", "label": "x"}', "longer than"),
+        (b'{"text": "' + b"a" * readers.MAX_ROW_BYTES + b'", "label": "x"}', "longer than"),
     ],
 )
 def test_a_bad_json_line_is_named_with_its_reason(tmp_path: Path, line: bytes, why: str) -> None:
@@ -221,7 +226,7 @@ def test_memory_does_not_grow_with_the_length_of_the_texts(tmp_path: Path) -> No
 
 
 def test_reading_stops_at_the_first_bad_row(tmp_path: Path) -> None:
-    reader = read_rows(write(tmp_path, GOOD + b"no\n" + GOOD), "jsonl", Columns(), "files.test")
+    reader = read_rows(write(tmp_path, GOOD + b"no\n" + GOOD), spec(), "files.test")
     assert [next(reader).line, next(reader).line] == [1, 2]
     with pytest.raises(RefusedError, match=r"^files\.test: line 3: not valid JSON"):
         next(reader)
@@ -252,12 +257,12 @@ pieces = st.sampled_from(
 def test_any_bytes_are_rows_or_a_refusal(tmp_path: Path, content: bytes, form: DataFormat) -> None:
     path = write(tmp_path, content)
     try:
-        found = list(read_rows(path, form, Columns()))
+        found = list(read_rows(path, spec(form)))
     except RefusedError:
         with pytest.raises(RefusedError):
             check_dataset(DataSpec(files={"train": path}, format=form))
     else:
-        assert all(row.text.strip() and row.label.strip() for row in found)
+        assert all(row.text.strip() and isinstance(row.label, str) and row.label.strip() for row in found)
         assert [row.line for row in found] == sorted({row.line for row in found})
 
 
