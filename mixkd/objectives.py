@@ -15,7 +15,7 @@ from mixkd.contract.spec import LossSpec
 from mixkd.data import Encoded
 
 Objective = Callable[[Part], dict[str, Tensor]]
-"""From a part to `loss` and its terms: scalars in float32, means over the part's rows."""
+"""From a part to `loss` and its terms: scalars in the precision of the weights, means over the part's rows."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _answers(
             )
         )
     together = (torch.cat(tensors) for tensors in zip(*ready, strict=True))
-    found = logits(network.model, *together, network.mix_at).float()
+    # Under autocast the answers come in half precision; losses are computed in that of the weights.
+    found = logits(network.model, *together, network.mix_at).to(words.dtype)
     split = found.tensor_split([real_rows if real else 0])
     return split[0], split[1]
 

@@ -1,4 +1,4 @@
-"""The losses against float64 references in plain NumPy, written from the paper; their gradients numerically."""
+"""The losses against float64 references in plain NumPy, written from the paper; gradients too."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,170 @@
+"""The trainings of a run: the teacher's, the student's, and those of the baselines beside it.
+
+Of a regression all of them work in the job's units (`prepare.Scale`); `leave` takes the models back to those of
+the data.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from mixkd import losses
+from mixkd.augment import AugmentCard, Context, Teacher, augment
+from mixkd.contract.spec import PRESETS, Baseline, LossSpec
+from mixkd.control import Control
+from mixkd.data import Encoded
+from mixkd.objectives import Network, imitate, needs_pairs, needs_teacher
+from mixkd.prepare import Prepared, make_student
+from mixkd.reporter import Reporter
+from mixkd.train import Outcome, Surroundings, TrainData, step_count, train
+
+Around = Callable[[str], Surroundings]
+"""From a training's name to what surrounds it."""
+
+_FINETUNE = LossSpec.model_validate(PRESETS["finetune"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, and how it came to be."""
+
+    model: PreTrainedModel
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the student and its baselines learn from, as each tokenizer cuts it."""
+
+    teacher: Network
+    student_rows: Encoded
+    augmented: tuple[AugmentCard, ...]
+
+
+def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
+    """Fine-tune the teacher on the real rows if it needs that."""
+    if not prepared.needs_teaching:
+        if prepared.scale is not None:
+            prepared.scale.inward(prepared.teacher)
+        return None
+    rows = prepared.scaled(prepared.teacher_sets["train"])
+    objective = imitate(Network(prepared.teacher, rows), None, _FINETUNE, prepared.task)
+    data = _train_data(prepared, rows, prepared.teacher_sets)
+    return train("teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, None, around)
+
+
+def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Control) -> Lesson:
+    """The training rows with those that the augmenters make of them. The teacher has been taught."""
+    spec, rows, cards = prepared.spec, list(prepared.rows["train"]), list[AugmentCard]()
+    if spec.augment:
+        reporter.phase("augment")
+        leave(prepared, [prepared.teacher])  # it labels texts in the data's own units
+        teacher = Teacher(
+            prepared.teacher,
+            prepared.teacher_tokenizer,
+            prepared.labels,
+            prepared.task,
+            spec.recipe.max_length,
+        )
+        context = Context(
+            seed=spec.recipe.seed,
+            device=prepared.device,
+            data=spec.data,
+            cache=cache,
+            teacher=teacher,
+            should_stop=lambda: control.finish_now,
+        )
+        rows, cards = augment(rows, spec.augment, context=context)
+        if prepared.scale is not None:
+            prepared.scale.inward(prepared.teacher)
+        teachers, students = prepared.encoded(rows)
+    else:
+        teachers, students = prepared.teacher_sets["train"], prepared.student_sets["train"]
+    network = Network(prepared.teacher, prepared.scaled(teachers), prepared.mixes_at(prepared.teacher))
+    return Lesson(network, prepared.scaled(students), tuple(cards))
+
+
+def distil(prepared: Prepared, lesson: Lesson, around: Surroundings) -> Trained:
+    """Train the student that the recipe asks for."""
+    student = make_student(prepared)
+    return _imitate(prepared, lesson, student, prepared.spec.recipe.loss, around, first_step=None)
+
+
+def compare_with(
+    prepared: Prepared, lesson: Lesson, student: Trained, around: Around
+) -> dict[Baseline, Trained]:
+    """Train the baselines: the same student, rows, batches and budget, another loss.
+
+    There are none beside a student that was asked to finish early: the budget would not be the same.
+    """
+    recipe = prepared.spec.recipe
+    if not recipe.baselines or student.outcome.stopped == "asked":
+        return {}
+    steps = step_count(len(lesson.student_rows), recipe.distil)
+    around(recipe.baselines[0]).reporter.phase("baselines", steps * len(recipe.baselines))
+    return {
+        name: _imitate(
+            prepared,
+            lesson,
+            make_student(prepared),
+            recipe.loss.model_copy(update={"mle_weight": 1.0, **PRESETS[name]}),
+            around(f"baseline-{name}"),
+            first_step=number * steps,
+        )
+        for number, name in enumerate(recipe.baselines)
+    }
+
+
+def leave(prepared: Prepared, models: Iterable[PreTrainedModel]) -> None:
+    """Take models that have been trained back to the data's units."""
+    if prepared.scale is not None:
+        for model in models:
+            prepared.scale.outward(model)
+
+
+def _imitate(
+    prepared: Prepared,
+    lesson: Lesson,
+    student: PreTrainedModel,
+    loss: LossSpec,
+    around: Surroundings,
+    *,
+    first_step: int | None,
+) -> Trained:
+    recipe = prepared.spec.recipe
+    rows = lesson.student_rows
+    objective = imitate(
+        Network(student, rows, prepared.mixes_at(student)),
+        lesson.teacher if needs_teacher(loss) else None,
+        loss,
+        prepared.task,
+        _class_weights(prepared, loss, rows),
+    )
+    outcome = train(
+        "distil" if first_step is None else "baselines",
+        student,
+        objective,
+        _train_data(prepared, rows, prepared.student_sets),
+        recipe.distil,
+        recipe.mixup if needs_pairs(loss) else None,
+        around,
+        stream="distil",
+        first_step=first_step,
+    )
+    return Trained(student, outcome)
+
+
+def _train_data(prepared: Prepared, rows: Encoded, sets: Mapping[str, Encoded]) -> TrainData:
+    return TrainData(rows, prepared.scaled(sets["validation"]), prepared.task, prepared.metrics)
+
+
+def _class_weights(prepared: Prepared, loss: LossSpec, rows: Encoded) -> torch.Tensor | None:
+    if loss.class_weights == "none":
+        return None
+    counts = torch.from_numpy(rows.targets_of(np.arange(len(rows))).sum(0, dtype=np.float64))  # (C,)
+    weights = losses.class_weights(loss, prepared.labels, counts)
+    return None if weights is None else weights.to(prepared.device, torch.float32)

@@ -1,0 +1,118 @@
+"""What a recipe leaves to the machine, chosen once for a run and kept with it.
+
+`DIR/resolved.json` is the run with every `auto` replaced: each attempt reads it again, so that one that goes
+on computes as the first one did, and it reproduces the run when given to `python -m mixkd run`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from mixkd.atomic import write_text
+from mixkd.contract.problems import Problem, RefusedError
+from mixkd.contract.spec import Precision, RunSpec, RuntimeSpec
+
+NAME = "resolved.json"
+
+
+def resolve(spec: RunSpec, folder: Path, device: torch.device, teacher: PreTrainedModel) -> RunSpec:
+    """The run without anything left open: as an earlier attempt in `folder` chose, or chosen now and kept.
+
+    Raises:
+        RefusedError: an earlier attempt of another run left its work in `folder`; or the recipe asks for an
+            attention or a precision that the teacher or the device does not have.
+    """
+    earlier = _earlier(folder)
+    if earlier is not None and _is_choice_for(earlier, spec):
+        return earlier
+    if earlier is not None and (folder / "checkpoints").exists():
+        raise RefusedError(
+            Problem("dir", "it holds the unfinished work of another run", folder.name,
+                    "name another folder, or start over in this one with --fresh")
+        )  # fmt: skip
+    runtime = choose(spec.recipe.runtime, device, teacher)
+    chosen = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": runtime})})
+    write_text(folder / NAME, chosen.model_dump_json(indent=2) + "\n")
+    return chosen
+
+
+def choose(asked: RuntimeSpec, device: torch.device, teacher: PreTrainedModel) -> RuntimeSpec:
+    """Replace every `auto` and null.
+
+    Raises:
+        RefusedError: an attention or a precision that is not to be had.
+    """
+    return asked.model_copy(
+        update={
+            "precision": _precision(asked, device),
+            "attention": _attention(asked, teacher),
+            "threads": asked.threads or torch.get_num_threads(),
+        }
+    )
+
+
+def _precision(asked: RuntimeSpec, device: torch.device) -> Precision:
+    if asked.precision == "fp16" and device.type != "cuda":
+        raise RefusedError(
+            Problem("recipe.runtime.precision", "fp16 needs a GPU", "fp16", "use `fp32`, `bf16` or `auto`")
+        )
+    if asked.precision != "auto":
+        return asked.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _attention(asked: RuntimeSpec, teacher: PreTrainedModel) -> str:
+    """What the library takes for this teacher, unless the recipe names one that it can take."""
+    if asked.attention == "auto":
+        return str(teacher.config._attn_implementation)
+    try:
+        teacher.set_attn_implementation(asked.attention)
+    except ValueError:
+        raise RefusedError(
+            Problem("recipe.runtime.attention", f"{teacher.config.model_type} has no such attention",
+                    asked.attention, "use `auto`")
+        ) from None  # fmt: skip
+    return asked.attention
+
+
+def _earlier(folder: Path) -> RunSpec | None:
+    try:
+        return RunSpec.model_validate_json((folder / NAME).read_bytes())
+    except (FileNotFoundError, ValidationError):  # of another release: nothing to go on with
+        return None
+
+
+def _is_choice_for(chosen: RunSpec, asked: RunSpec) -> bool:
+    """Whether `chosen` is `asked` with its open points filled in, and nothing else."""
+    runtime = asked.recipe.runtime
+    kept = {
+        name: getattr(runtime, name)
+        for name in ("precision", "attention")
+        if getattr(runtime, name) == "auto"
+    }
+    if runtime.threads is None:
+        kept["threads"] = None
+    opened = chosen.recipe.runtime.model_copy(update=kept)
+    recipe = chosen.recipe.model_copy(update={"runtime": opened})
+    return chosen.model_copy(update={"recipe": recipe}) == asked
+
+
+@contextmanager
+def computing(runtime: RuntimeSpec) -> Iterator[None]:
+    """Within the block torch computes as a resolved runtime says."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    assert runtime.threads is not None
+    torch.set_num_threads(runtime.threads)
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
