@@ -7,13 +7,23 @@
 from mixkd.contract.messages import Failed, Phase
 from mixkd.contract.problems import RefusedError
 
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
 
 class DivergedError(Exception):
-    """At `step`, counted from 1, a loss or gradient was not finite, or the answers before it were not."""
+    """At `step`, counted from 1, a loss or gradient was not finite, or the answers before it were not.
 
-    def __init__(self, phase: Phase, step: int, learning_rate: float) -> None:
+    `checkpoint` is the step that the last good checkpoint was written after; None: there is none.
+    """
+
+    def __init__(self, phase: Phase, step: int, learning_rate: float, checkpoint: int | None = None) -> None:
         super().__init__(f"not finite at step {step} of {phase}, learning rate {learning_rate:.3g}")
         self.phase, self.step, self.learning_rate = phase, step, learning_rate
+        self.checkpoint = checkpoint
 
 
 class NotFiniteError(Exception):
@@ -53,10 +63,11 @@ def _diverged(error: DivergedError) -> Failed:
             field="teacher",
             remedy="check the teacher's weights: they seem to hold NaN or infinity",
         )
+    last = "" if error.checkpoint is None else f"; the last good checkpoint is of step {error.checkpoint}"
     return Failed(
         cause="diverged",
-        detail=f"the loss stopped being a finite number at {where}",
-        field=f"recipe.{error.phase}.learning_rate",
+        detail=f"the loss stopped being a finite number at {where}{last}",
+        field=f"recipe.{'teach' if error.phase == 'teach' else 'distil'}.learning_rate",
         remedy="lower the learning rate",
     )
 
@@ -65,5 +76,5 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, of the machine or of a GPU; without importing torch to ask."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return True
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    # The CPU's allocator, cuBLAS and the driver raise a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -7,7 +7,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from mixkd.contract.messages import Done, Failed, Message, Metric, Phase, PhaseStarted, Progress, encode
+from mixkd.contract.messages import (
+    CheckpointWritten,
+    Done,
+    Failed,
+    Message,
+    Metric,
+    Note,
+    Phase,
+    PhaseStarted,
+    Progress,
+    Resolved,
+    encode,
+)
+from mixkd.contract.spec import RuntimeSpec
 
 Send = Callable[[Message], None]
 
@@ -23,14 +36,19 @@ class Reporter:
         self._begin("prepare", 0)
 
     def _begin(self, phase: Phase, steps: int) -> None:
-        self._phase, self._steps, self._rows = phase, steps, 0
-        self._started = self._clock()
-        self._sent = -math.inf
+        self._phase, self._steps = phase, steps
+        self.goes_on(0)
 
     def phase(self, phase: Phase, steps: int = 0) -> None:
         """A phase begins."""
         self._begin(phase, steps)
         self._send(PhaseStarted(phase=phase, steps=steps))
+
+    def goes_on(self, step: int) -> None:
+        """The steps up to this one were made before: they say nothing of the pace from here on."""
+        self._first, self._rows = step, 0
+        self._started = self._clock()
+        self._sent = -math.inf
 
     def step(self, step: int, loss: float, rows: int) -> None:
         """A step was made, over `rows` rows. Only some steps become a message; the last one always does."""
@@ -47,7 +65,7 @@ class Reporter:
                 steps=self._steps,
                 loss=_finite(loss),
                 examples_per_second=_finite(self._rows / elapsed) if elapsed > 0 else None,
-                seconds_left=_finite(elapsed / step * (self._steps - step)),
+                seconds_left=_finite(elapsed / (step - self._first) * (self._steps - step)),
             )
         )
 
@@ -56,6 +74,18 @@ class Reporter:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         if finite:
             self._send(Metric(phase=self._phase, step=step, values=finite))
+
+    def checkpoint(self, step: int) -> None:
+        """The phase can go on from this step."""
+        self._send(CheckpointWritten(phase=self._phase, step=step))
+
+    def resolved(self, runtime: RuntimeSpec) -> None:
+        """It is chosen how the run is computed."""
+        self._send(Resolved(runtime=runtime))
+
+    def note(self, detail: str) -> None:
+        """Something happened that a user may want to know, and the run goes on."""
+        self._send(Note(detail=detail))
 
     def done(self) -> None:
         """The student and the report are there."""

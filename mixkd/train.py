@@ -1,45 +1,33 @@
-"""The one training loop, for the teacher and for the student."""
+"""The one training loop, for the teacher, the student and the baselines."""
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from mixkd.batching import batch_count, collate, epoch_batches
-from mixkd.classifier import ready_to_answer
+from mixkd.batching import Indices, batch_count, epoch_batches, parts
+from mixkd.checkpoint import FINISHED, MODEL, NotWrittenError
 from mixkd.contract.messages import Phase
-from mixkd.contract.spec import TrainSpec
-from mixkd.contract.strict import Strict
+from mixkd.contract.spec import MixupSpec, TrainSpec
+from mixkd.control import Control
 from mixkd.data import Encoded
-from mixkd.evaluate import evaluate
-from mixkd.failures import DivergedError, NotFiniteError
-from mixkd.metrics import Scores
+from mixkd.evaluate import validate
+from mixkd.failures import DivergedError, NotFiniteError, is_out_of_memory
+from mixkd.metrics import Scores, is_better
+from mixkd.mixup import Drawn, draw_pairs
 from mixkd.objectives import Objective
+from mixkd.optimiser import rate_at, set_rate
 from mixkd.randomness import generator, seed_torch
-from mixkd.reporter import Reporter
+from mixkd.training import Outcome, State, Stopped, Surroundings, TrainData, Training, begin, save
 
+__all__ = ["Outcome", "Surroundings", "TrainData", "evaluation_steps", "step_count", "train"]
 
-@dataclass(frozen=True)
-class TrainData:
-    """What a network is trained on, and what chooses its best epoch."""
-
-    train: Encoded
-    validation: Encoded
-    pad_id: int
-
-
-class Outcome(Strict):
-    """What a training led to; the model has the weights of its best epoch again."""
-
-    steps: int
-    epochs: int
-    best_epoch: int
-    validation: Scores
-    seconds: float
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -49,114 +37,234 @@ def train(
     data: TrainData,
     spec: TrainSpec,
     *,
-    seed: int,
-    device: torch.device,
-    reporter: Reporter,
+    mixup: MixupSpec | None,
+    around: Surroundings,
+    stream: str | None = None,
+    first_step: int | None = None,
 ) -> Outcome:
-    """Train `model` in place and leave it with the weights of its best epoch on the validation rows.
+    """Train `model` in place and leave it with the weights of its best evaluation on the validation rows.
 
-    AdamW, a linear warm-up and a linear decay to zero, gradients clipped by their norm. The best epoch has
-    the highest accuracy; among equals the lowest loss.
+    AdamW, a warm-up and a schedule, gradients clipped by their norm. A training that was killed goes on from
+    its last checkpoint when it is called with the same arguments, and on the same CPU it ends with the same
+    bits as if nothing had happened; a finished one is not done again.
+
+    Args:
+        mixup: None: no rows are mixed.
+        stream: the name of its random streams, instead of the phase's: two trainings of one stream see the
+            same batches, pairs and λ.
+        first_step: where its steps begin in a phase of several trainings, which the caller has announced.
 
     Raises:
-        DivergedError: a loss, a gradient or, after an epoch, an answer was not finite.
+        DivergedError: a loss, a gradient or, at an evaluation, an answer was not finite.
+        SystemExit: `around.control.stop` was set; the last step is in a checkpoint.
     """
-    started = time.monotonic()
     steps_an_epoch = batch_count(len(data.train), spec.batch_size)
     steps = spec.epochs * steps_an_epoch
-    optimiser = adamw(model, spec)
-    schedule = LambdaLR(optimiser, lambda step: rate_factor(step, steps, round(spec.warmup_ratio * steps)))
+    evaluations = evaluation_steps(steps_an_epoch, spec)
     metric_every = max(5, steps // 200)
-    means = _Means()
-    best: tuple[int, Scores] | None = None
-    best_weights: dict[str, Tensor] = {}
-    step = 0
-    reporter.phase(phase, steps)
-
-    for epoch in range(1, spec.epochs + 1):
-        model.train()
-        rng = generator(seed, phase, "batches", epoch)
-        for indices in epoch_batches(data.train.lengths, spec.batch_size, rng):
-            seed_torch(seed, phase, "dropout", step)
-            terms = objective(collate(data.train, indices, data.pad_id).to(device), step)
-            optimiser.zero_grad()
-            terms["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
-
-            learning_rate = float(schedule.get_last_lr()[0])
-            values = _numbers({**terms, "gradient_norm": norm})
-            if not all(math.isfinite(value) for value in values.values()):
-                raise DivergedError(phase, step + 1, learning_rate)
-            optimiser.step()
-            schedule.step()
-            step += 1
-
-            means.add({**values, "learning_rate": learning_rate})
-            reporter.step(step, values["loss"], rows=len(indices))
-            if step % metric_every == 0 and step % steps_an_epoch != 0:
-                reporter.metric(step, means.take())
-
-        try:
-            scores = evaluate(model, data.validation, data.pad_id, device)
-        except NotFiniteError as error:
-            raise DivergedError(phase, step + 1, learning_rate) from error  # no further step can be made
-        # In one message with the means: a metric of the same step would replace this one.
-        reporter.metric(step, {**means.take(), **{f"validation_{k}": v for k, v in scores}})
-        if best is None or (scores.accuracy, -scores.loss) > (best[1].accuracy, -best[1].loss):
-            best = (epoch, scores)
-            best_weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-
-    assert best is not None  # the spec asks for one epoch at least
-    optimiser.zero_grad()  # a taught teacher would keep gradients as large as itself
-    model.load_state_dict(best_weights)
-    ready_to_answer(model)
-    return Outcome(
-        steps=steps,
-        epochs=spec.epochs,
-        best_epoch=best[0],
-        validation=best[1],
-        seconds=time.monotonic() - started,
+    if first_step is None:
+        around.reporter.phase(phase, steps)
+    training = begin(
+        phase,
+        model,
+        data,
+        spec,
+        mixup=mixup,
+        around=around,
+        stream=stream or phase,
+        first_step=first_step or 0,
     )
+    state = training.state
+    if state.outcome is not None:
+        return state.outcome
+
+    around.reporter.goes_on(training.step_shown)
+    saved_at = time.monotonic()
+    started = saved_at - state.seconds
+    batches = _batches(training)
+    with around.control.training():
+        while (stopped := _why_stopped(state, steps, spec, around.control)) is None:
+            rows = next(batches)
+            rng = generator(around.seed, training.stream, "pairs", state.step)
+            drawn = draw_pairs(rows, len(data.train), mixup, rng) if mixup else None
+            terms = _gradients(training, objective, rows, drawn)
+
+            rate = rate_at(state.step, steps, spec)
+            values = _clip(training, terms)
+            if all(math.isfinite(value) for value in values.values()):
+                set_rate(training.optimiser, rate)
+                training.optimiser.step()
+                state.add({**values, "learning_rate": rate})
+            elif not math.isfinite(values["loss"]) or training.scaler.get_scale() <= 1:
+                raise DivergedError(phase, state.step + 1, rate, training.saved)
+            # Else fp16 overflowed: the step is left out, and the next ones are scaled with more caution.
+            state.step += 1
+            around.reporter.step(training.step_shown, values["loss"], rows=len(rows))
+
+            if state.step in evaluations:
+                _evaluate(training, rate)
+            elif state.step % metric_every == 0:
+                around.reporter.metric(training.step_shown, state.take_means())
+            state.seconds = time.monotonic() - started
+            if around.control.stop or time.monotonic() - saved_at >= around.runtime.checkpoint_seconds:
+                save(training)
+                saved_at = time.monotonic()
+                around.control.leave_if_asked()
+
+        if state.step not in evaluations:  # it was asked to finish between two
+            _evaluate(training, rate_at(max(state.step - 1, 0), steps, spec))
+        around.control.finish_now = False  # granted; the next training begins without that wish
+        state.seconds = time.monotonic() - started
+        return _finish(training, stopped)
 
 
-def adamw(model: PreTrainedModel, spec: TrainSpec) -> torch.optim.AdamW:
-    """AdamW; biases and LayerNorms do not decay."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    kept = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    # Fused: on two CPU cores a step of MiniLM's 23 M weights took 18 ms instead of 79 ms.
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+def step_count(rows: int, spec: TrainSpec) -> int:
+    """Steps of a training on so many rows, if nothing ends it early."""
+    return spec.epochs * batch_count(rows, spec.batch_size)
 
 
-def rate_factor(step: int, steps: int, warm_up: int) -> float:
-    """The share of the learning rate at a step, counted from 0: it rises to 1, then falls.
-
-    It is 0 at `step == steps` only, which the schedule asks for after the last step.
-    """
-    if step < warm_up:
-        return (step + 1) / (warm_up + 1)
-    return (steps - step) / max(1, steps - warm_up)  # a warm-up may last to the end
+def evaluation_steps(steps_an_epoch: int, spec: TrainSpec) -> set[int]:
+    """The steps, counted from 1, that an evaluation follows: evenly spaced, the last of each epoch too."""
+    times = spec.evaluations_per_epoch
+    within = {-(-steps_an_epoch * number // times) for number in range(1, times + 1)}
+    return {epoch * steps_an_epoch + step for epoch in range(spec.epochs) for step in within}
 
 
-def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as floats, with one wait for the device instead of one each."""
-    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
-    return dict(zip(terms, values, strict=True))
+def _why_stopped(state: State, steps: int, spec: TrainSpec, control: Control) -> Stopped | None:
+    if state.step == steps:
+        return "end"
+    if spec.patience is not None and state.misses >= spec.patience:
+        return "early"
+    return "asked" if control.finish_now else None
 
 
-class _Means:
-    """The mean of each number since the last time they were taken."""
+def _batches(training: Training) -> Iterator[Indices]:
+    """The rows of each step that is left."""
+    lengths, spec = training.data.train.lengths, training.spec
+    epochs_done, steps_done = divmod(training.state.step, batch_count(len(lengths), spec.batch_size))
+    for epoch in range(epochs_done + 1, spec.epochs + 1):
+        rng = generator(training.around.seed, training.stream, "batches", epoch)
+        yield from epoch_batches(lengths, spec.batch_size, rng)[steps_done:]
+        steps_done = 0
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
 
-    def add(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+def _gradients(
+    training: Training, objective: Objective, rows: Indices, drawn: Drawn | None
+) -> dict[str, Tensor]:
+    """Accumulate the gradients of a batch, in smaller parts from now on if memory runs out: loss terms."""
+    state, around = training.state, training.around
+    while True:
+        training.optimiser.zero_grad()
+        try:
+            return _accumulate(training, objective, rows, drawn)
+        except (MemoryError, RuntimeError) as error:
+            size = min(state.micro_batch or len(rows), len(rows))
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # After the handler, whose error holds on to the tensors of the failed step.
+        training.optimiser.zero_grad()
+        if around.device.type == "cuda":
+            torch.cuda.empty_cache()
+        state.micro_batch = size // 2
+        state.notes.append(
+            f"memory ran out at step {training.step_shown + 1} of {training.phase}: from there on "
+            f"{state.micro_batch} rows at once, with their gradients added up to the same batch"
+        )
+        around.reporter.note(state.notes[-1])
 
-    def take(self) -> dict[str, float]:
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
+
+def _accumulate(
+    training: Training, objective: Objective, rows: Indices, drawn: Drawn | None
+) -> dict[str, Tensor]:
+    around, step = training.around, training.state.step
+    precision = around.precision
+    total: dict[str, Tensor] = {}
+    training.model.train()
+    for number, part in enumerate(parts(rows, drawn, training.state.micro_batch)):
+        seed_torch(around.seed, training.stream, "dropout", step, number)
+        with torch.autocast(around.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+            terms = objective(part)
+        training.scaler.scale(terms["loss"] * part.share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for name, value in terms.items():
+            share = value.detach() * part.share
+            total[name] = total[name] + share if name in total else share
+    return total
+
+
+def _clip(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
+    """Undo the scale of fp16, clip the gradients; the numbers of the step, with one wait for the device."""
+    training.scaler.unscale_(training.optimiser)
+    norm = torch.nn.utils.clip_grad_norm_(training.model.parameters(), training.spec.max_grad_norm)
+    training.scaler.update()  # a smaller scale, if a gradient was not finite
+    numbers = torch.stack([value.detach().float() for value in (*terms.values(), norm)]).tolist()
+    return dict(zip((*terms, "gradient_norm"), numbers, strict=True))
+
+
+def _evaluate(training: Training, rate: float) -> None:
+    """Score the model on the validation rows, and keep its weights if they are the best so far."""
+    state, data = training.state, training.data
+    try:
+        scores = _scores(training, data.validation)
+    except NotFiniteError as error:  # no further step can be made
+        raise DivergedError(training.phase, state.step + 1, rate, training.saved) from error
+    # In one message with the means: a metric of the same step would replace this one.
+    shown = {f"validation_{name}": value for name, value in scores.items()}
+    training.around.reporter.metric(training.step_shown, {**state.take_means(), **shown})
+    if state.best is not None and not is_better(data.metrics[0], scores, state.best):
+        state.misses += 1
+        return
+    state.best, state.best_step, state.misses = scores, state.step, 0
+    training.best = {
+        name: value.detach().to("cpu", copy=True) for name, value in training.model.state_dict().items()
+    }
+    training.best_file = None
+
+
+def _scores(training: Training, rows: Encoded) -> Scores:
+    data, around = training.data, training.around
+    return validate(training.model, rows, data.task, data.metrics, around.device, precision=around.precision)
+
+
+def _finish(training: Training, stopped: Stopped) -> Outcome:
+    """Go back to the best weights and write down what they are worth."""
+    state, data, model = training.state, training.data, training.model
+    assert state.best is not None
+    training.optimiser.zero_grad()  # a taught teacher would keep gradients as large as itself
+    model.load_state_dict(training.best)
+    rng = generator(training.around.seed, training.stream, "train_loss")
+    rows = _sample(data.train, len(data.validation), rng)
+    steps_an_epoch = batch_count(len(data.train), training.spec.batch_size)
+    state.outcome = Outcome(
+        steps=state.step,
+        epochs=-(-state.step // steps_an_epoch),
+        best_step=state.best_step,
+        best_epoch=-(-state.best_step // steps_an_epoch),
+        validation=state.best,
+        train_loss=_scores(training, rows)["loss"],
+        seconds=state.seconds,
+        stopped=stopped,
+        micro_batch=state.micro_batch,
+        notes=tuple(state.notes),
+    )
+    try:
+        training.checkpoints.write(FINISHED, {MODEL: model.state_dict()}, state.model_dump(mode="json"))
+    except NotWrittenError as error:
+        training.around.reporter.note(f"no checkpoint could be written after {training.phase}: {error}")
+    return state.outcome
+
+
+def _sample(rows: Encoded, count: int, rng: np.random.Generator) -> Encoded:
+    """At most `count` of the rows, drawn without replacement."""
+    if count >= len(rows):
+        return rows
+    chosen = np.sort(rng.choice(len(rows), count, replace=False))
+    lengths = rows.lengths[chosen]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.arange(starts[-1]) + np.repeat(rows.starts[chosen] - starts[:-1], lengths)
+    return replace(
+        rows,
+        tokens=rows.tokens[flat],
+        segments=rows.segments[flat],
+        starts=starts,
+        targets=rows.targets[chosen],
+    )

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from mixkd.contract.spec import RuntimeSpec
 from mixkd.contract.strict import Strict
 
-Phase = Literal["prepare", "teach", "distil", "evaluate", "export", "publish"]
+Phase = Literal["prepare", "teach", "distil", "baselines", "evaluate", "export", "publish"]
 FailureCause = Literal[
     "invalid_input", "out_of_memory", "diverged", "worker_lost", "deadline_exceeded", "internal"
 ]
@@ -41,6 +42,28 @@ class Metric(Strict):
     values: dict[str, float]
 
 
+class CheckpointWritten(Strict):
+    """A training can go on from this step, whatever happens from now on."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    phase: Phase
+    step: int = Field(ge=0)
+
+
+class Resolved(Strict):
+    """What was left open about the computation is chosen; every attempt at this run computes like this."""
+
+    type: Literal["resolved"] = "resolved"
+    runtime: RuntimeSpec
+
+
+class Note(Strict):
+    """Something that a user may want to know and that did not stop the run. No path of this machine."""
+
+    type: Literal["note"] = "note"
+    detail: str
+
+
 class Done(Strict):
     """The student and the report lie in the run's folder."""
 
@@ -57,7 +80,10 @@ class Failed(Strict):
     remedy: str | None = None
 
 
-Message = Annotated[PhaseStarted | Progress | Metric | Done | Failed, Field(discriminator="type")]
+Message = Annotated[
+    PhaseStarted | Progress | Metric | CheckpointWritten | Resolved | Note | Done | Failed,
+    Field(discriminator="type"),
+]
 _message: TypeAdapter[Message] = TypeAdapter(Message)
 
 

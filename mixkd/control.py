@@ -1,0 +1,57 @@
+"""What others ask of a run while it runs: to stop, or to finish with what it has."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Control:
+    """Two wishes that a training looks at between two steps.
+
+    Set them from wherever you like: another thread, a callback, a test. In a process of its own signals set
+    them, once its main thread has called `install()`:
+
+    - SIGTERM: `stop`. A training writes a checkpoint at its next step and ends with `SystemExit(143)`;
+      outside of one the exit comes at once. Let it pass; tidy up in `finally`.
+    - SIGUSR1: `finish_now`. The training stops at its next step and counts with its best evaluation; the wish
+      is granted with that, and what comes after goes its way.
+    """
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.finish_now = False
+        self._training = False
+
+    def install(self) -> None:
+        """Let SIGTERM and SIGUSR1 say what is wished."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_finish)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Within the block a wish to stop waits for `leave_if_asked`."""
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = False
+        self.leave_if_asked()  # it may have come after the last step
+
+    def leave_if_asked(self) -> None:
+        """End the process if that is wished.
+
+        Raises:
+            SystemExit: the status is 143, as after a SIGTERM that nobody handles.
+        """
+        if self.stop:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the tidying up
+        self.stop = True
+        if not self._training:
+            self.leave_if_asked()
+
+    def _on_finish(self, _signal: int, _frame: FrameType | None) -> None:
+        self.finish_now = True
