@@ -85,7 +85,7 @@ def install(build: Build) -> None:
             f"setup: no {build} build of PyTorch {version} could be installed (MIXKD_TORCH chooses)"
         )
     print("setup: everything else, as pinned in constraints.txt", flush=True)
-    ours = ["--editable", "./sdk", "--editable", ".[train,embedded,dev]"]
+    ours = ["--editable", "./sdk", "--editable", ".[train,onnx,embedded,dev]"]
     if not pip("install", "--constraint", "constraints.txt", *ours):
         raise SystemExit("setup: pip failed")
 
