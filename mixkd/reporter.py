@@ -100,6 +100,16 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _validation(values: Mapping[str, float]) -> str:
+    """Such of the numbers as are validation scores: `accuracy 0.9512, loss 0.1310`."""
+    prefix = "validation_"
+    return ", ".join(
+        f"{name.removeprefix(prefix).replace('_', ' ')} {value:.4f}"
+        for name, value in values.items()
+        if name.startswith(prefix)
+    )
+
+
 def to_pipe(descriptor: int) -> Send:
     """Send to a supervisor that reads JSON lines from a pipe.
 
@@ -130,7 +140,7 @@ def to_stdout() -> Send:
 
 
 def to_terminal() -> Send:
-    """Show a progress bar for each phase, and the validation scores of each epoch."""
+    """Show a progress bar for each phase, the scores of each evaluation, and notes."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -162,11 +172,16 @@ def to_terminal() -> Send:
                 rate = f"{message.examples_per_second or 0:.0f} rows/s"
                 numbers = f"loss {message.loss:.3f}  {rate}" if message.loss is not None else rate
                 bars.update(task, completed=message.step, numbers=numbers)
-            case Metric() if "validation_accuracy" in message.values:
-                accuracy = message.values["validation_accuracy"]
+            case Metric() if scores := _validation(message.values):
+                bars.console.print(f"{message.phase}: step {message.step}, validation {scores}")
+            case Resolved():
+                computed = message.runtime
                 bars.console.print(
-                    f"{message.phase}: step {message.step}, validation accuracy {accuracy:.4f}"
+                    f"computed in {computed.precision}, attention {computed.attention}, "
+                    f"{computed.threads} threads"
                 )
+            case Note():
+                bars.console.print(f"note: {message.detail}", markup=False, style="yellow")
             case Done():
                 complete()
                 bars.stop()

@@ -16,11 +16,27 @@ def test_a_divergence_names_the_step_the_rate_and_the_remedy() -> None:
     assert failed.remedy == "lower the learning rate"
 
 
+def test_a_divergence_names_the_last_good_checkpoint_if_there_is_one() -> None:
+    assert "checkpoint is of step 12" in explain(DivergedError("teach", 17, 5e-4, checkpoint=12)).detail
+    assert "checkpoint" not in explain(DivergedError("teach", 17, 5e-4)).detail
+
+
+def test_a_divergence_of_a_baseline_points_at_a_field_that_exists() -> None:
+    assert explain(DivergedError("baselines", 17, 5e-4)).field == "recipe.distil.learning_rate"
+
+
 def test_a_loss_that_never_was_finite_points_at_the_teacher() -> None:
     assert explain(DivergedError("distil", 1, 1e-5)).field == "teacher"
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to …")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_out_of_memory_is_told_apart(error: Exception) -> None:
     failed = explain(error)
     assert failed.cause == "out_of_memory"
@@ -31,6 +47,10 @@ def test_the_cpus_own_out_of_memory_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert explain(caught.value).cause == "out_of_memory"
+
+
+def test_another_error_of_torch_is_not_out_of_memory() -> None:
+    assert explain(RuntimeError("The size of tensor a (3) must match …")).cause == "internal"
 
 
 def test_a_refusal_names_the_field() -> None:

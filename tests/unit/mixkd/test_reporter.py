@@ -6,7 +6,8 @@ import os
 import pytest
 
 from mixkd.contract.messages import Failed, Message, Metric, PhaseStarted, Progress, decode
-from mixkd.reporter import Reporter, to_pipe
+from mixkd.contract.spec import RuntimeSpec
+from mixkd.reporter import Reporter, to_pipe, to_terminal
 
 
 class Clock:
@@ -61,3 +62,33 @@ def test_a_reader_that_is_gone_ends_the_process(capsys: pytest.CaptureFixture[st
         to_pipe(write)(PhaseStarted(phase="teach"))
     os.close(write)
     assert "supervisor" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_any_metric_and_the_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    send = to_terminal()
+    reporter = Reporter(send)
+    reporter.resolved(RuntimeSpec(precision="bf16", attention="sdpa", threads=2))
+    reporter.phase("distil", steps=8)
+    reporter.metric(4, {"loss": 2.0, "validation_pearson": 0.91234, "validation_macro_f1": 0.5})
+    reporter.note("memory ran out [sic]: 4 rows at once")
+    reporter.checkpoint(4)
+    reporter.done()
+    shown = capsys.readouterr().err
+    assert "bf16" in shown
+    assert "step 4, validation pearson 0.9123, macro f1 0.5000" in shown
+    assert "memory ran out [sic]: 4 rows at once" in shown
+
+
+def test_the_pace_of_a_resumed_phase_counts_only_what_is_done_now() -> None:
+    sent: list[Message] = []
+    clock = Clock()
+    reporter = Reporter(sent.append, clock)
+    reporter.phase("distil", steps=1000)
+    clock.now += 30  # reading the checkpoint
+    reporter.goes_on(900)
+    clock.now += 2
+    reporter.step(910, loss=1.0, rows=80)
+    last = sent[-1]
+    assert isinstance(last, Progress)
+    assert last.examples_per_second == pytest.approx(40)
+    assert last.seconds_left == pytest.approx(18)  # 90 steps at 5 a second
