@@ -92,7 +92,7 @@ def mse_logits(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.mse_loss(student_logits, teacher_logits)
 
 
-def mse_probabilities(student_logits: Tensor, teacher_logits: Tensor, task: Task = "single_label") -> Tensor:
+def mse_probabilities(student_logits: Tensor, teacher_logits: Tensor, task: Task) -> Tensor:
     """The squared difference of probabilities, its mean over rows and outputs. Both (B, C)."""
     return F.mse_loss(probabilities(student_logits, task), probabilities(teacher_logits, task))
 

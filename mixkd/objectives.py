@@ -15,7 +15,7 @@ from mixkd.contract.spec import LossSpec
 from mixkd.data import Encoded
 
 Objective = Callable[[Part], dict[str, Tensor]]
-"""From a part to `loss` and its terms: scalars in the precision of the weights, means over the part's rows."""
+"""From a part to `loss` and its terms: scalars in the precision of the weights, means over rows."""
 
 
 @dataclass(frozen=True)

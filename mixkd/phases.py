@@ -1,7 +1,7 @@
 """The trainings of a run: the teacher's, the student's, and those of the baselines beside it.
 
-Of a regression all of them work in the job's units (`prepare.Scale`); `leave` takes the models back to those of
-the data.
+Of a regression all of them work in the job's units (`prepare.Scale`); `leave` takes the models back to those
+of the data.
 """
 
 from collections.abc import Callable, Iterable, Mapping

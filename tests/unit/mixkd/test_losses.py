@@ -88,7 +88,8 @@ def test_distances_of_several_labels_are_those_of_each_label(
     divergence = (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))).mean()
     for distance, value in {"mse_probabilities": np.mean((p - q) ** 2), "kl": 9 * divergence}.items():
         spec = LossSpec.model_validate({"distance": distance, "temperature": 3.0})
-        assert float(losses.tmkd(s, t, "multi_label", spec)) == pytest.approx(value, rel=1e-6, abs=1e-9)
+        for loss in (losses.tmkd, losses.kd):
+            assert float(loss(s, t, "multi_label", spec)) == pytest.approx(value, rel=1e-6, abs=1e-9)
 
 
 DISTANCES = [
@@ -209,9 +210,15 @@ def test_balanced_weights_make_every_class_count_the_same() -> None:
 
 
 def test_given_weights_are_scaled_so_that_a_training_row_weighs_one_on_average() -> None:
-    found = losses.class_weights(LossSpec(class_weights={"c": 5, "a": 2}), ("a", "b", "c"), COUNTS)
+    found = losses.class_weights(LossSpec(class_weights={"c": 5, "a": 0.1}), ("a", "b", "c"), COUNTS)
     assert float((found * COUNTS).sum() / COUNTS.sum()) == pytest.approx(1)
-    assert (found / found[1]).tolist() == pytest.approx([2, 1, 5])  # what is not named keeps the weight 1
+    assert (found / found[1]).tolist() == pytest.approx([0.1, 1, 5], rel=1e-12)  # what is not named weighs 1
+
+
+def test_the_only_row_of_a_class_counts_as_much_as_all_of_another() -> None:
+    counts = torch.tensor([99.0, 1.0], dtype=torch.float64)
+    found = losses.class_weights(LossSpec(class_weights="balanced"), ("a", "b"), counts)
+    assert (found * counts).tolist() == pytest.approx([50, 50])
 
 
 def test_a_class_without_a_training_row_does_not_spoil_the_others() -> None:
