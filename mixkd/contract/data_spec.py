@@ -92,6 +92,8 @@ class DataSpec(Strict):
             raise ValueError("`score_range` is [lowest, highest], of a regression")
         if self.label_names and self.task == "regression":
             raise ValueError("`label_names` names the classes of a classification")
+        if self.bad_rows == "skip" and self.format == "csv":
+            raise ValueError("`bad_rows` of CSV cannot be skipped: a stray quote takes good rows with it")
         if not self.header and self.format not in ("csv", "tsv"):
             raise ValueError("`header` is for CSV and TSV")
         return self

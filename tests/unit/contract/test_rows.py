@@ -1,6 +1,7 @@
 """Data files: what is read, what is reported, what is refused and how."""
 
 import json
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mixkd.contract import readers, rows
-from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
+from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split, Task
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import Row, check_dataset, read_rows
 
@@ -238,7 +239,11 @@ pieces = st.sampled_from(
         b"text\tlabel\n",
         b'{"text": "',
         b'", "label": "',
+        b'", "label": ["',
+        b'", "label": 1.5}',
+        b'"]}',
         b'"}',
+        b"|",
         b'"',
         b"\n",
         b"\r",
@@ -252,18 +257,29 @@ pieces = st.sampled_from(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(
     content=st.binary(max_size=300) | st.lists(pieces | st.binary(max_size=5)).map(b"".join),
-    form=st.sampled_from(["jsonl", "csv", "tsv"]),
+    form=st.sampled_from(["jsonl", "csv", "tsv", "parquet"]),
+    task=st.sampled_from(["single_label", "multi_label", "regression"]),
 )
-def test_any_bytes_are_rows_or_a_refusal(tmp_path: Path, content: bytes, form: DataFormat) -> None:
+def test_any_bytes_are_rows_or_a_refusal(
+    tmp_path: Path, content: bytes, form: DataFormat, task: Task
+) -> None:
     path = write(tmp_path, content)
+    data = spec(form, task=task, files={"train": path})
     try:
-        found = list(read_rows(path, spec(form)))
+        found = list(read_rows(path, data))
     except RefusedError:
         with pytest.raises(RefusedError):
-            check_dataset(DataSpec(files={"train": path}, format=form))
+            check_dataset(data)
     else:
-        assert all(row.text.strip() and isinstance(row.label, str) and row.label.strip() for row in found)
+        assert all(row.text.strip() and means_something(row.label, task) for row in found)
         assert [row.line for row in found] == sorted({row.line for row in found})
+
+
+def means_something(label: object, task: Task) -> bool:
+    if task == "regression":
+        return isinstance(label, float) and math.isfinite(label)
+    names = [label] if task == "single_label" else label
+    return isinstance(names, list | tuple) and all(isinstance(name, str) and name.strip() for name in names)
 
 
 @pytest.mark.parametrize("name", ["", "a\0", "x" * 201])
