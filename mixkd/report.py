@@ -1,184 +1,156 @@
-"""The report card, `report.json`: what was made, from what, how, and how good it is."""
+"""The report card: what was made, from what, how, and how good it is."""
 
-import hashlib
-import os
-import platform
-import tempfile
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import torch
-from pydantic import Field
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
-from mixkd.contract.data_spec import Split
-from mixkd.contract.spec import DistilSpec, RunSpec
-from mixkd.contract.strict import Strict
-from mixkd.data import SplitsUsed
-from mixkd.evaluate import Speed
-from mixkd.metrics import Scores
+from mixkd.atomic import write_text
+from mixkd.augment.card import AugmentCard
+from mixkd.card import curves_of, model_card
+from mixkd.classifier import MixAt
+from mixkd.contract.data_spec import MetricName, SetName, Task
+from mixkd.contract.spec import Baseline, RunSpec
+from mixkd.curves import Point
+from mixkd.data import SetsUsed
+from mixkd.evaluate import Speed, parameter_count
+from mixkd.judgement import Answers, SetCard, judge_set
+from mixkd.metrics import row_losses
+from mixkd.provenance import COMMAND, device_name, file_cards, fingerprints, versions
+from mixkd.randomness import generator
+from mixkd.report_schema import BaselineCard, Comparison, DataCard, Gap, ModelCard, Report
 from mixkd.train import Outcome
+from mixkd.variant import describe
+
+__all__ = ["Report", "build_report", "describe_model", "write_card", "write_report"]
 
 
-class ModelCard(Strict):
-    """One of the two models, as it was evaluated."""
+def build_report(
+    spec: RunSpec,
+    *,
+    labels: Sequence[str],
+    used: SetsUsed,
+    teacher: ModelCard,
+    student: ModelCard,
+    mixed_at: Mapping[str, MixAt],
+    targets_by_set: Mapping[SetName, NDArray[np.floating[Any]]],
+    answers_by_set: Mapping[SetName, Answers],
+    taught: Outcome | None,
+    distilled: Outcome,
+    baselines: Mapping[Baseline, Outcome],
+    augmented: Sequence[AugmentCard],
+    curves: Sequence[Point],
+    device: torch.device,
+    base_model: str | None = None,
+) -> Report:
+    """Judge what was answered and write down all that decided it. Only hashes read files.
 
-    family: str
-    layers: int
-    hidden_size: int
-    parameters: int
-    bytes: int = Field(description="of model.safetensors in float32; of the teacher, what it would take")
-    validation: Scores
-    test: Scores
-    speed: Speed
-
-
-class Comparison(Strict):
-    """The student over the teacher."""
-
-    accuracy_kept: float = Field(description="test accuracy, student / teacher")
-    macro_f1_kept: float = Field(description="test macro-F1, student / teacher")
-    parameters: float = Field(description="student / teacher")
-    bytes: float = Field(description="student / teacher")
-    latency: float = Field(description="p50 at batch 1, student / teacher: below 1 is faster")
-    throughput: float = Field(description="at batch 32, student / teacher: above 1 is faster")
-
-
-class Variant(Strict):
-    """Which MixKD this was: the recipe's options in words, and what the paper leaves open."""
-
-    student_from: str
-    mixed_at: str
-    shorter_row: str = "continued with zeros"
-    attention_mask: str = "union of both rows"
-    segment_ids: str = "of the row with the larger weight; at a tie of the lower row of the batch"
-    positions: str = "of the sequence"
-    weight: str = Field(description="how λ is drawn")
-    partner: str
-    batches: str = "rows of similar length, drawn anew each epoch"
-    loss: str
-    distance: str = Field(description="of L_TMKD")
-    reductions: str = (
-        "L_MLE and L_SM: mean over rows; L_TMKD: mean over mixed rows and, for MSE, over classes"
+    Args:
+        spec: the resolved run.
+        mixed_at: where `teacher` and `student` mix.
+        targets_by_set: (N, C) of every set and of `train`, of a regression in the data's units.
+        answers_by_set: of the same rows, likewise, by `teacher`, `student` and the baselines' names.
+        base_model: the teacher's name on the Hugging Face hub, where it is known.
+    """
+    task, metrics, seed = spec.data.task, spec.data.scored_by, spec.recipe.seed
+    judged = {
+        name: judge_set(
+            answers, targets_by_set[name], task, metrics, labels, rng=generator(seed, "bootstrap", name)
+        )
+        for name, answers in answers_by_set.items()
+        if name != "train"
+    }
+    sets = {name: card for name, (card, _) in judged.items()}
+    return Report(
+        task=task,
+        base_model=base_model,
+        teacher=teacher,
+        student=student,
+        judged_on=used.judged_on,
+        sets=sets,
+        comparison=compare(teacher, student, sets[used.judged_on], metrics[0]),
+        generalisation_gap=_gaps(targets_by_set, answers_by_set, task),
+        baselines={
+            baseline: BaselineCard(
+                outcome=outcome, sets={name: others[baseline] for name, (_, others) in judged.items()}
+            )
+            for baseline, outcome in baselines.items()
+        },
+        variant=describe(
+            spec.recipe, spec.data, fine_tuned=taught is not None, layers=student.layers, mixed_at=mixed_at
+        ),
+        recipe=spec.recipe,
+        seed=seed,
+        data=DataCard(
+            labels=list(labels),
+            text_pairs=spec.data.columns.text_pair is not None,
+            sets=used,
+            files=file_cards(spec),
+        ),
+        augmenters=list(augmented),
+        fingerprints=fingerprints(spec),
+        teach=taught,
+        distil=distilled,
+        curves=list(curves),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        command=COMMAND,
     )
-    kd_on_real_rows: bool = False
-    hidden_layers_matched: bool = False
-    dropout: str = "on in the student; off in the teacher while it teaches"
-    optimiser: str = "AdamW, betas 0.9 and 0.999; biases and LayerNorms do not decay"
-    chosen_epoch: str = "highest validation accuracy, then lowest validation loss"
 
 
-class FileCard(Strict):
-    """One data file."""
-
-    bytes: int
-    sha256: str
-
-
-class DataCard(Strict):
-    """The data."""
-
-    labels: list[str] = Field(description="in the order of the models' outputs")
-    splits: SplitsUsed
-    files: dict[Split, FileCard]
+def describe_model(model: PreTrainedModel, size: int, speed: Speed) -> ModelCard:
+    """The card of a model whose weights take `size` bytes."""
+    return ModelCard(
+        family=model.config.model_type,
+        layers=model.config.num_hidden_layers,
+        hidden_size=model.config.hidden_size,
+        parameters=parameter_count(model),
+        bytes=size,
+        speed=speed,
+    )
 
 
-class Report(Strict):
-    """The whole card."""
-
-    format: Literal[1] = 1
-    teacher: ModelCard
-    student: ModelCard
-    comparison: Comparison
-    variant: Variant
-    recipe: DistilSpec
-    seed: int = Field(description="of everything: batches, pairs, λ, dropout, new heads")
-    data: DataCard
-    teach: Outcome | None = Field(description="null if the teacher was used as it came")
-    distil: Outcome
-    device: str
-    threads: int
-    versions: dict[str, str]
-
-
-def compare(teacher: ModelCard, student: ModelCard) -> Comparison:
-    """The ratios of two cards."""
-
-    def ratio(above: float, below: float) -> float:
-        return above / below if below else 0.0
-
+def compare(teacher: ModelCard, student: ModelCard, judged: SetCard, metric: MetricName) -> Comparison:
+    """The ratios of two cards, and what the student kept of a metric."""
+    ours, theirs = judged.student.scores[metric].value, judged.teacher.scores[metric].value
     return Comparison(
-        accuracy_kept=ratio(student.test.accuracy, teacher.test.accuracy),
-        macro_f1_kept=ratio(student.test.macro_f1, teacher.test.macro_f1),
-        parameters=ratio(student.parameters, teacher.parameters),
-        bytes=ratio(student.bytes, teacher.bytes),
-        latency=ratio(student.speed.latency_ms_p50, teacher.speed.latency_ms_p50),
-        throughput=ratio(student.speed.examples_per_second, teacher.speed.examples_per_second),
+        metric=metric,
+        kept=ours / theirs if theirs > 0 and metric != "rmse" else None,
+        parameters=student.parameters / teacher.parameters,
+        bytes=student.bytes / teacher.bytes,
+        latency=student.speed.latency_ms_p50 / teacher.speed.latency_ms_p50,
+        throughput=student.speed.examples_per_second / teacher.speed.examples_per_second,
     )
 
 
-def describe(recipe: DistilSpec, *, fine_tuned: bool) -> Variant:
-    """The variant that a recipe asks for."""
-    mixup, loss = recipe.mixup, recipe.loss
-    each = "every mixed row" if mixup.lambda_per == "example" else "a whole batch"
-    distance = {
-        "mse_logits": "mean squared error of logits",
-        "mse_probabilities": "mean squared error of probabilities",
-        "kl": f"T² · KL(teacher ‖ student), T = {loss.temperature:g}",
-    }[loss.distance]
-    which = "the teacher fine-tuned in this job" if fine_tuned else "the teacher as it came"
-    return Variant(
-        student_from=f"{which}: embeddings, first {recipe.student.layers} layers, head",
-        mixed_at="word embeddings, before anything is added to them; each model mixes its own",
-        weight=f"λ ~ Beta({mixup.alpha:g}, {mixup.alpha:g}), one for {each}",
-        partner=f"a permutation of the batch, {mixup.ratio} mixed row(s) a real row",
-        loss=f"L_MLE + {loss.sm_weight:g} · L_SM + {loss.tmkd_weight:g} · L_TMKD",
-        distance=distance,
-    )
+def _gaps(
+    targets: Mapping[SetName, NDArray[np.floating[Any]]], answers: Mapping[SetName, Answers], task: Task
+) -> dict[str, Gap]:
+    def loss(model: str, name: SetName) -> float:
+        return float(row_losses(answers[name][model], targets[name], task).mean())
+
+    losses = {model: (loss(model, "train"), loss(model, "validation")) for model in answers["train"]}
+    return {
+        model: Gap(train_loss=train, validation_loss=validation, gap=train - validation)
+        for model, (train, validation) in losses.items()
+    }
 
 
-def fingerprints(spec: RunSpec) -> dict[Split, FileCard]:
-    """Size and SHA-256 of each data file."""
-    cards: dict[Split, FileCard] = {}
-    for split, path in spec.data.files.items():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            cards[split] = FileCard(bytes=file.tell(), sha256=digest)
-    return cards
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.json`, `README.md` and `curves/*.svg`; each file appears whole or not at all."""
+    write_text(folder / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_card(report, folder)
 
 
-def versions() -> Mapping[str, str]:
-    """Of Python and of what decides the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("mixkd", "torch", "transformers", "tokenizers", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that was never installed
-            found[name] = "unknown"
-    return found
-
-
-def device_name(device: torch.device) -> str:
-    """What did the work, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Write `report.json`; it appears whole or not at all."""
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(report.model_dump_json(indent=2) + "\n")
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+def write_card(report: Report, folder: Path) -> None:
+    """Write what people read, `README.md` and the curves that it shows, beside a student or a report."""
+    (folder / "curves").mkdir(exist_ok=True)
+    drawn = curves_of(report)
+    for name, svg in drawn.items():
+        write_text(folder / "curves" / name, svg)
+    write_text(folder / "README.md", model_card(report, list(drawn)))

@@ -1,0 +1,355 @@
+"""The model card, `README.md`: a report for people, with the metadata that the Hugging Face hub reads."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from mixkd.bootstrap import Interval
+from mixkd.contract.data_spec import MetricName, SetName, Task
+from mixkd.curves import loss_figure, score_figure
+from mixkd.judgement import ModelScores
+from mixkd.report_schema import Report
+from mixkd.svg import Figure, draw
+from mixkd.train import Outcome
+
+_HUB_NAMES: dict[MetricName, str] = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+_DOES: dict[Task, str] = {
+    "single_label": "tells which of {classes} classes {texts} belongs to",
+    "multi_label": "tells which of {classes} labels {texts} has",
+    "regression": "gives {texts} a score",
+}
+_OPTIONS: dict[Task, str] = {
+    "single_label": "",
+    "multi_label": ", top_k=None",
+    "regression": "",
+}
+_ANSWERS: dict[Task, str] = {
+    "single_label": "It answers with the likeliest class and its probability.",
+    "multi_label": "It answers with the probability of every label; here one above 0.5 counts as given.",
+    "regression": "It answers with the score, in the units of the data that it was trained on.",
+}
+_PAPER = "[MixKD](https://arxiv.org/abs/2011.00593)"
+
+
+def model_card(report: Report, pictures: Sequence[str]) -> str:
+    """The text of `README.md`.
+
+    Args:
+        pictures: names of the files in `curves/` that are to be seen in it.
+    """
+    sections = [
+        _introduction(report),
+        _usage(report),
+        _results(report),
+        _speed(report),
+        _making(report, pictures),
+        _data(report),
+        _limits(report),
+        _reproduction(report),
+    ]
+    return f"---\n{metadata(report).to_yaml()}\n---\n\n" + "\n".join(sections)
+
+
+def metadata(report: Report) -> ModelCardData:
+    """What the hub reads; licence and language are for who publishes the model to say."""
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="custom",
+            dataset_name=name,
+            dataset_split=name,
+            metric_type=_HUB_NAMES.get(metric, metric),
+            metric_name=_metric(metric),
+            metric_value=round(interval.value, 6),
+        )
+        for name, card in report.sets.items()
+        for metric, interval in card.student.scores.items()
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=report.base_model,
+        tags=["mixkd", "knowledge-distillation", "mixup", report.student.family],
+        model_name=f"{report.student.family} of {report.student.layers} layers",
+        eval_results=results,
+    )
+
+
+def curves_of(report: Report) -> dict[str, str]:
+    """The learning curves of a report as SVG, by file name."""
+    scores = report.sets["validation"].teacher.scores
+    # While a model is trained its error is in standard deviations, which no other number here is.
+    teacher = {str(metric): interval.value for metric, interval in scores.items() if metric != "rmse"}
+    metrics = list(teacher) or ["rmse"]
+    figures: dict[str, Figure | None] = {}
+    for phase, model, outcome in (("distil", "student", report.distil), ("teach", "teacher", report.teach)):
+        if outcome is not None:
+            points, kept = report.curves, outcome.best_step
+            figures[f"{phase}-validation.svg"] = score_figure(
+                points, phase, f"Validation scores of the {model}", kept,
+                metrics=metrics, teacher=teacher if phase == "distil" else {},
+            )  # fmt: skip
+            figures[f"{phase}-loss.svg"] = loss_figure(points, phase, f"Losses of the {model}", kept)
+    return {name: draw(figure) for name, figure in figures.items() if figure is not None}
+
+
+# -- the sections ------------------------------------------------------------------------------------------
+
+
+def _introduction(report: Report) -> str:
+    student, teacher = report.student, report.teacher
+    texts = "a pair of texts" if report.data.text_pairs else "a text"
+    does = _DOES[report.task].format(classes=len(report.data.labels), texts=texts)
+    named = f" ({plain(report.base_model)})" if report.base_model else ""
+    kept = "" if report.comparison.kept is None else (
+        f"On the {_named(report.judged_on)} rows it has {report.comparison.kept:.1%} of its teacher's "
+        f"{_metric(report.comparison.metric)}.\n"
+    )  # fmt: skip
+    return f"""# A {student.family} of {student.layers} layers, distilled with MixKD
+
+This model {does}. It has {student.parameters:,} parameters, and was distilled with {_PAPER} (Liang et al.,
+ICLR 2021) from a {teacher.family} of {teacher.layers} layers and {teacher.parameters:,} parameters{named}.
+{kept}"""
+
+
+def _usage(report: Report) -> str:
+    asked = '{"text": "one text", "text_pair": "and another"}' if report.data.text_pairs else '"a text"'
+    return f"""## Use
+
+Plain transformers loads the folder that this file lies in, or the `student` folder beside it:
+
+```python
+from transformers import pipeline
+
+answer = pipeline("text-classification", model="student"{_OPTIONS[report.task]})
+print(answer({asked}))
+```
+
+{_ANSWERS[report.task]} Texts are cut at {report.recipe.max_length} tokens, as they were in training.
+"""
+
+
+def _results(report: Report) -> str:
+    rows = [
+        [_named(name), _metric(metric), _interval(card.teacher.scores[metric]), _interval(ours),
+         _interval(card.difference[metric], sign="+")]
+        for name, card in report.sets.items()
+        for metric, ours in card.student.scores.items()
+    ]  # fmt: skip
+    flattered = (
+        "" if report.judged_on == "test" else
+        " There is no test set: the validation rows chose which weights were kept, which flatters."
+    )  # fmt: skip
+    return f"""## Results
+
+In brackets are 95 % bootstrap intervals over the rows of a set, and of the difference one over the same
+resamples of both models. They are about which rows were drawn; another seed may differ by more.{flattered}
+
+{table(["set", "metric", "teacher", "student", "student − teacher"], rows)}
+{_other_numbers(report)}{_baselines(report)}{"".join(_classes(report, name) for name in report.sets)}"""
+
+
+def _other_numbers(report: Report) -> str:
+    rows = []
+    for name, card in report.sets.items():
+        agreed = card.agreement.same_answer if card.agreement.pearson is None else card.agreement.pearson
+        losses = [f"{scores.loss:.4f}" for scores in (card.teacher, card.student)]
+        errors = [_calibration(scores) for scores in (card.teacher, card.student)]
+        rows.append([_named(name), f"{card.rows:,}", *losses, *errors, f"{agreed:.4f}"])
+    agreement = "correlation with teacher" if report.task == "regression" else "same answer as teacher"
+    head = ["set", "rows", "loss, teacher", "loss, student", "ECE, teacher", "ECE, student", agreement]
+    return f"""
+The loss is that of the labels; ECE is the expected calibration error, with 15 bins.
+
+{table(head, rows)}"""
+
+
+def _baselines(report: Report) -> str:
+    rows = [
+        [baseline, _named(name), _metric(metric), _interval(interval),
+         _interval(scores.difference[metric], sign="+")]
+        for baseline, card in report.baselines.items()
+        for name, scores in card.sets.items()
+        for metric, interval in scores.scores.items()
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return f"""
+Students of the same start, steps and batches, trained with simpler losses:
+
+{table(["loss", "set", "metric", "baseline", "student − baseline"], rows)}"""
+
+
+def _classes(report: Report, name: SetName) -> str:
+    rows = [
+        [plain(card.label), f"{card.rows:,}"]
+        + [f"{getattr(model, score):.4f}" for score in ("precision", "recall", "f1")
+           for model in (card.teacher, card.student)]
+        for card in report.sets[name].classes
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    scores = [
+        f"{score}, {model}" for score in ("precision", "recall", "F1") for model in ("teacher", "student")
+    ]
+    return f"""
+<details><summary>Each class of the {_named(name)} rows</summary>
+
+{table(["label", "rows", *scores], rows)}
+</details>
+"""
+
+
+def _speed(report: Report) -> str:
+    teacher, student, ratio = report.teacher, report.student, report.comparison
+    rows = [
+        ["layers", f"{teacher.layers}", f"{student.layers}", ""],
+        ["hidden size", f"{teacher.hidden_size}", f"{student.hidden_size}", ""],
+        ["parameters", f"{teacher.parameters:,}", f"{student.parameters:,}", f"{ratio.parameters:.3f}"],
+        ["bytes of weights", f"{teacher.bytes:,}", f"{student.bytes:,}", f"{ratio.bytes:.3f}"],
+        ["latency of one text, median", *(f"{m.speed.latency_ms_p50:.2f} ms" for m in (teacher, student)),
+         f"{ratio.latency:.3f}"],
+        ["latency of one text, 95 %", *(f"{m.speed.latency_ms_p95:.2f} ms" for m in (teacher, student)), ""],
+        ["texts a second, 32 at once", *(f"{m.speed.examples_per_second:,.0f}" for m in (teacher, student)),
+         f"{ratio.throughput:.3f}"],
+    ]  # fmt: skip
+    return f"""## Size and speed
+
+Measured in turns on {plain(report.device)}, {report.threads} threads; tokenising is not counted.
+
+{table(["", "teacher", "student", "student / teacher"], rows)}"""
+
+
+def _making(report: Report, pictures: Sequence[str]) -> str:
+    variant = [[name.replace("_", " "), plain(_said(value))] for name, value in report.variant]
+    trainings = [("student", report.distil)] if report.teach is None else [
+        ("teacher", report.teach), ("student", report.distil)
+    ]  # fmt: skip
+    trainings += [(f"baseline {name}", card.outcome) for name, card in report.baselines.items()]
+    gaps = [
+        [model, f"{gap.train_loss:.4f}", f"{gap.validation_loss:.4f}", f"{gap.gap:+.4f}"]
+        for model, gap in report.generalisation_gap.items()
+    ]
+    made = [[plain(card.kind), f"{card.made:,}", f"`{card.key[:16]}`"] for card in report.augmenters]
+    augmented = f"\n{table(['augmenter', 'rows made', 'key'], made)}" if made else ""
+    shown = "".join(f"\n![{_caption(name)}](curves/{name})\n" for name in pictures)
+    return f"""## How it was made
+
+{table(["what", "how"], variant)}
+{table(["training", "steps", "kept", "ended", "seconds"], [_training(*each) for each in trainings])}
+{_notes(outcome for _, outcome in trainings)}{augmented}
+The generalisation gap, train minus validation loss, which is what the paper's theory is about:
+
+{table(["model", "train loss", "validation loss", "gap"], gaps)}{shown}"""
+
+
+def _data(report: Report) -> str:
+    used = report.data.sets
+    rows = [
+        [
+            _named(name),
+            f"{count:,}",
+            f"`{report.data.files[name].sha256}`" if name in report.data.files else "",
+        ]
+        for name, count in used.rows.items()
+    ]
+    limited = (
+        "" if used.train_of == used.rows["train"] else f" Of {used.train_of:,} training rows some were drawn."
+    )
+    carved = (
+        " The validation rows were set aside from the training rows."
+        if used.validation_from == "train"
+        else ""
+    )
+    labels = (
+        "" if report.task == "regression" else f"\nLabels: {', '.join(map(plain, report.data.labels))}.\n"
+    )
+    return f"""## Data
+
+What the data are, where they come from and whom they concern is for their owner to say.{carved}{limited}
+
+{table(["set", "rows", "SHA-256 of the file"], rows)}{labels}"""
+
+
+def _limits(report: Report) -> str:
+    return f"""## Limits
+
+The student imitates its teacher, mistakes included. The numbers above are of one seed, and of rows like those
+that it was trained on; of others nothing is known. The paper's theorems are about expectations under
+assumptions, and promise nothing of this model. Whatever is longer than {report.recipe.max_length} tokens is
+cut.
+"""
+
+
+def _reproduction(report: Report) -> str:
+    versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in report.versions.items())
+    return f"""## Reproduce
+
+```
+{report.command}
+```
+
+with the run's resolved.json, and with the data and models whose hashes are in report.json. The seed is
+{report.seed}; {versions}. The same kind of CPU gives the same bits.
+"""
+
+
+# -- pieces of Markdown ------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text that Markdown, tables and HTML take for nothing but text, on one line."""
+    readable = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(readable, quote=False))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [head, ["-"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _interval(interval: Interval, sign: str = "") -> str:
+    value, low, high = (f"{number:{sign}.4f}" for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _calibration(scores: ModelScores) -> str:
+    return "" if scores.ece is None else f"{scores.ece:.4f}"
+
+
+def _training(model: str, outcome: Outcome) -> list[str]:
+    ended = {"end": "as planned", "early": "early: no better evaluation came", "asked": "when asked"}
+    return [
+        model, f"{outcome.steps:,}", f"step {outcome.best_step:,}", ended[outcome.stopped],
+        f"{outcome.seconds:,.0f}",
+    ]  # fmt: skip
+
+
+def _notes(outcomes: Iterable[Outcome]) -> str:
+    return "".join(f"- {plain(note)}\n" for outcome in outcomes for note in outcome.notes)
+
+
+def _said(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _named(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _metric(name: str) -> str:
+    return name.replace("_f1", "-F1").replace("f1", "F1").replace("_", " ")
+
+
+def _caption(file: str) -> str:
+    phase, _, what = file.removesuffix(".svg").partition("-")
+    return f"{what} curves of the {'teacher' if phase == 'teach' else 'student'}"
