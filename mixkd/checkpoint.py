@@ -202,7 +202,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint so that, whenever this is interrupted, no half of it passes for one."""
-    doomed = folder.with_name(f"{_SCRATCH}{folder.name}")
+    doomed = folder.with_name(f"{_SCRATCH}old-{folder.name}")
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
