@@ -1,34 +1,88 @@
-"""How a classifier is run: always from word embeddings, since that is where examples are mixed."""
+"""How a classifier is run: always from its embeddings, since that is where examples are mixed.
 
-from typing import cast
+Shapes: B rows, T positions, E width of the embeddings, C outputs. A model is run by one thread at a time.
+"""
+
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Module
 from transformers import PreTrainedModel
 
 from mixkd.contract.families import family
 
-
-def embed(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """The word embeddings e(x), nothing added yet: (B, T) -> (B, T, H)."""
-    words: Tensor = model.get_input_embeddings()(tokens)
-    return words
+MixAt = Literal["word", "embedding"]
+"""`word`: before anything is added to the word embeddings. `embedding`: what the embedding LayerNorm made of
+them and of all that was added."""
 
 
-def logits(model: PreTrainedModel, words: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-    """From word embeddings (B, T, H) to logits (B, C).
+def mix_at(model: PreTrainedModel, wanted: Literal["auto"] | MixAt) -> MixAt:
+    """Where a model's rows are mixed, if nobody says: `word` as in the paper, unless its LayerNorm undoes λ.
 
-    The model adds the positions of the sequence and the segments, then come its LayerNorm and dropout.
+    Where nothing is added before the embedding LayerNorm (DeBERTa-v3, ModernBERT), LN(λ·e) ≈ LN(e): what only
+    one row of a pair has would come in at full strength whatever λ is.
     """
-    known = family(model.config.model_type)
-    extra = {"token_type_ids": segments} if known.segment_ids else {}
+    if wanted != "auto":
+        return wanted
+    block = model.base_model.get_submodule(family(model.config.model_type).embeddings)
+    added = ("position_embeddings", "token_type_embeddings")
+    return "word" if any(isinstance(getattr(block, name, None), Module) for name in added) else "embedding"
+
+
+def embed(model: PreTrainedModel, tokens: Tensor, segments: Tensor, at: MixAt) -> Tensor:
+    """Rows where they are mixed, before dropout: (B, T) -> (B, T, E)."""
+    words: Tensor = model.get_input_embeddings()(tokens)
+    if at == "word":
+        return words
+    block = model.base_model.get_submodule(family(model.config.model_type).embeddings)
+    made: list[Tensor] = []
+    with _embedding_norm(model).register_forward_hook(lambda _norm, _given, output: made.append(output)):
+        # By embeddings, as in `logits`: by tokens, RoBERTa would count its positions in another way.
+        block(input_ids=None, inputs_embeds=words, **_segments(model, segments))
+    return made[0]
+
+
+def logits(model: PreTrainedModel, words: Tensor, mask: Tensor, segments: Tensor, at: MixAt) -> Tensor:
+    """From what `embed` gave, mixed or not, to the answers: (B, T, E) -> (B, C).
+
+    From `word` on, the model adds the positions of the sequence and the segments and normalises; from
+    `embedding` on that is done, and `segments` mean nothing any more. Dropout comes next.
+    """
+    if at == "word":
+        return _forward(model, words, mask, segments)
+    unread = model.get_input_embeddings()(torch.zeros_like(mask))  # any words: they end at the LayerNorm
+    with _embedding_norm(model).register_forward_hook(lambda *_: words):
+        return _forward(model, unread, mask, segments)
+
+
+def _forward(model: PreTrainedModel, words: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
     result: Tensor = model(
         inputs_embeds=words,
         attention_mask=mask,
         return_dict=True,  # a config may have switched it off
-        **extra,
+        **_segments(model, segments),
     ).logits
     return result
+
+
+def _embedding_norm(model: PreTrainedModel) -> Module:
+    return model.base_model.get_submodule(family(model.config.model_type).embedding_norm)
+
+
+def _segments(model: PreTrainedModel, segments: Tensor) -> dict[str, Tensor]:
+    """Segment ids as an argument, for a model that can tell a second text by them."""
+    known = family(model.config.model_type)
+    return {"token_type_ids": segments} if known.segment_ids and model.config.type_vocab_size > 1 else {}
+
+
+def scale_head(model: PreTrainedModel, shift: float, scale: float) -> None:
+    """Let the model answer `scale` · answer + `shift`, by its head's last linear layer, in place."""
+    last = model.get_submodule(family(model.config.model_type).head_weight.removesuffix(".weight"))
+    assert isinstance(last, Linear)
+    with torch.no_grad():
+        last.weight.mul_(scale)
+        last.bias.mul_(scale).add_(shift)
 
 
 def ready_to_answer(model: PreTrainedModel) -> None:
@@ -53,6 +107,6 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def labels_of(model: PreTrainedModel) -> list[str]:
-    """The names of the classes, in the order of the logits."""
+    """The names of the outputs, in their order."""
     names = cast("dict[int, str]", model.config.id2label)  # the library makes the keys of its JSON numbers
     return [names[number] for number in range(len(names))]

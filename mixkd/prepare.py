@@ -150,10 +150,10 @@ def make_student(prepared: Prepared) -> PreTrainedModel:
     """
     spec = prepared.spec
     wanted = spec.recipe.student
+    seed_torch(spec.recipe.seed, "student")  # first: a pooler that the origin lacks is drawn too
     origin = None
     if wanted.init == "origin":
         origin = load_encoder(spec.teacher if prepared.needs_teaching else _named(spec))
-    seed_torch(spec.recipe.seed, "student")
     student = build_student(
         wanted,
         prepared.teacher,

@@ -1,8 +1,8 @@
 """The encoders we know, as data: how each names its sizes, its embeddings and its layers.
 
-Paths are attribute paths in the transformers library (5.x). `encoder_layers` and `word_embeddings` start
-at the base model (`model.base_model`); `head_weight` starts at the classifier model. Tensor names in a
-safetensors file are the same paths, with or without the base model's prefix in front.
+Paths are attribute paths in the transformers library (5.x). `head_weight` starts at the classifier model, all
+others at the base model (`model.base_model`). Tensor names in a safetensors file are the same paths, with or
+without the base model's prefix in front.
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,26 @@ from dataclasses import dataclass
 class Family:
     """One architecture.
 
-    `layers_key`, `hidden_key`, `embedding_key`: the fields of config.json with the number of encoder
-    layers, their width, and the width of the embedding table. `segment_ids`: whether a second text is told
-    from the first by segment ids. `positions_after_padding`: positions are counted from `pad_token_id` + 1,
-    so that many fewer tokens fit than `max_position_embeddings` says.
+    `layers_key`, `hidden_key`: the fields of config.json with the number of encoder layers and their width.
+    `embedding_keys`: the first of these fields that is there has the width of the embedding table.
+    `embedding_norm`: the LayerNorm of the embedding block, `head_weight`: the head's last linear layer.
+    `shared_layers`: every layer is the same weights, applied again, so that the weights hold one.
+    `segment_ids`: whether a second text can be told from the first by segment ids. `positions_after_padding`:
+    positions are counted from `pad_token_id` + 1, so that many fewer tokens fit than
+    `max_position_embeddings` says.
     """
 
     model_type: str
     base_prefix: str
     layers_key: str = "num_hidden_layers"
     hidden_key: str = "hidden_size"
-    embedding_key: str = "hidden_size"
+    embedding_keys: tuple[str, ...] = ("hidden_size",)
     embeddings: str = "embeddings"
     word_embeddings: str = "embeddings.word_embeddings"
+    embedding_norm: str = "embeddings.LayerNorm"
     encoder_layers: str = "encoder.layer"
     head_weight: str = "classifier.weight"
+    shared_layers: bool = False
     segment_ids: bool = False
     positions_after_padding: bool = False
     pad_token_id: int = 0  # where config.json does not say
@@ -54,13 +59,13 @@ _ALL = (
         "distilbert",
         layers_key="n_layers",
         hidden_key="dim",
-        embedding_key="dim",
+        embedding_keys=("dim",),
         encoder_layers="transformer.layer",
     ),
     Family(
         "electra",
         "electra",
-        embedding_key="embedding_size",
+        embedding_keys=("embedding_size",),
         head_weight="classifier.out_proj.weight",
         segment_ids=True,
     ),
@@ -70,6 +75,22 @@ _ALL = (
         head_weight="classifier.out_proj.weight",
         positions_after_padding=True,
         pad_token_id=1,
+    ),
+    Family(
+        "albert",
+        "albert",
+        embedding_keys=("embedding_size",),
+        encoder_layers="encoder.albert_layer_groups",
+        shared_layers=True,
+        segment_ids=True,
+    ),
+    Family("deberta-v2", "deberta", embedding_keys=("embedding_size", "hidden_size"), segment_ids=True),
+    Family(
+        "modernbert",
+        "model",
+        word_embeddings="embeddings.tok_embeddings",
+        embedding_norm="embeddings.norm",
+        encoder_layers="layers",
     ),
 )
 

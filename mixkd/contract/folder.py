@@ -28,7 +28,8 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 _TRAINED = {"F64", "F32", "F16", "BF16"}
 
-# Fields of config.json that make the loading library fetch or run something else than this folder's weights.
+# Fields of config.json that make the loading library fetch or run something else than this folder's weights,
+# or a model that we cannot take apart.
 _FORBIDDEN = {
     "auto_map": "it makes loading the model run code of its own",
     "custom_pipelines": "it makes loading the model run code of its own",
@@ -38,11 +39,12 @@ _FORBIDDEN = {
     "attn_implementation": "it can make loading the model fetch code",
     "_attn_implementation": "it can make loading the model fetch code",
     "_attn_implementation_internal": "it can make loading the model fetch code",
+    "per_layer_config": "no student can be made of layers that are not alike",
 }
 
 
 class ModelInfo(Strict):
-    """What a folder holds. `labels` is None for an encoder without a classification head.
+    """What a folder holds. `labels` is None for an encoder without a classification head; one is a score's.
 
     `parameters` counts every number in the weights; `max_positions` is how many tokens fit.
     """
@@ -270,16 +272,18 @@ def _check_weights(
     prefix = rf"(?:{family.base_prefix}\.)?"
     in_layers = re.compile(rf"{prefix}{re.escape(family.encoder_layers)}\.(\d{{1,9}})\.")
     there = {int(match[1]) for name in tensors if (match := in_layers.match(name))}
-    if len(there) != layers or max(there, default=-1) >= layers:  # no range(layers): it may be two billion
+    kept = _layers_kept(config, family, layers)
+    if len(there) != kept or max(there, default=-1) >= kept:  # no range(kept): it may be two billion
         raise refuse(
             WEIGHTS,
-            f"config.json says {layers} layers, but the weights have {len(there)}",
-            layers,
+            f"config.json says {kept} layers, but the weights have {len(there)}",
+            kept,
             "send the weights that belong to this config.json",
         )
     table = f"{family.word_embeddings}.weight"
     embeddings = tensors.get(f"{family.base_prefix}.{table}") or tensors.get(table)
-    expected = (vocab_size, _number(config, family.embedding_key))
+    width = next((key for key in family.embedding_keys if key in config), family.embedding_keys[-1])
+    expected = (vocab_size, _number(config, width))
     if embeddings is None or embeddings.shape != expected:
         raise refuse(
             WEIGHTS,
@@ -290,6 +294,19 @@ def _check_weights(
     odd = sorted(n for n, t in tensors.items() if t.dtype.startswith(("F8", "C64")))
     if odd:
         raise refuse(WEIGHTS, f"it has tensors of a type that cannot be trained: {odd[0][:100]}", odd[:20])
+
+
+def _layers_kept(config: Mapping[str, object], family: Family, layers: int) -> int:
+    """How many layers the weights hold: all, or the one that ALBERT applies again and again.
+
+    ALBERT could have groups of layers, each with weights of its own; none of the published ones has.
+    """
+    if not family.shared_layers:
+        return layers
+    groups = config.get("num_hidden_groups", 1)
+    if groups != 1:
+        raise refuse("config.json", "`num_hidden_groups` is not 1", _short(groups), "use a model with one")
+    return 1
 
 
 def _check_positions(family: Family, positions: int, tensors: Mapping[str, Tensor]) -> None:

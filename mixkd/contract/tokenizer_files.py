@@ -9,12 +9,29 @@ from pathlib import Path
 
 from mixkd.contract.json_files import read_json, refuse
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",  # of XLM-R
+    "spiece.model",  # of ALBERT
+    "spm.model",  # of DeBERTa
+)
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 EXTRAS = (CONFIG, SPECIAL_TOKENS, "added_tokens.json", "merges.txt")
 
-_BUILT_IN = ("Bert", "DistilBert", "Electra", "MPNet", "PreTrained", "Roberta", "XLMRoberta")
+_BUILT_IN = (
+    "Albert",
+    "Bert",
+    "DebertaV2",
+    "DistilBert",
+    "Electra",
+    "MPNet",
+    "PreTrained",
+    "Roberta",
+    "XLMRoberta",
+)
 _CLASSES = {f"{name}Tokenizer{fast}" for name in _BUILT_IN for fast in ("", "Fast")} | {"TokenizersBackend"}
 _CONTENT = {"vocab", "merges", "init_inputs"}  # each may be the name of a file
 _HARMLESS = {"special_tokens_map_file", "tokenizer_file"}  # old files carry them; the library reads its own
