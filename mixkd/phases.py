@@ -54,7 +54,9 @@ def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
     rows = prepared.scaled(prepared.teacher_sets["train"])
     objective = imitate(Network(prepared.teacher, rows), None, _FINETUNE, prepared.task)
     data = _train_data(prepared, rows, prepared.teacher_sets)
-    return train("teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, None, around)
+    return train(
+        "teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, mixup=None, around=around
+    )
 
 
 def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Control) -> Lesson:
@@ -150,8 +152,8 @@ def _imitate(
         objective,
         _train_data(prepared, rows, prepared.student_sets),
         recipe.distil,
-        recipe.mixup if needs_pairs(loss) else None,
-        around,
+        mixup=recipe.mixup if needs_pairs(loss) else None,
+        around=around,
         stream="distil",
         first_step=first_step,
     )
