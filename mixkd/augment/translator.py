@@ -187,12 +187,14 @@ def _language(codes: Mapping[str, int], way: Way, language: tuple[str, str | Non
     field, code = language
     if code is not None and code in codes:
         return code
-    problem = "has to be told this language" if code is None else "does not know this language"
-    near = difflib.get_close_matches(str(code), codes, n=1)
+    if code is None:
+        problem, fitting = "has to be told this language", sorted(codes)
+    else:
+        problem = "does not know this language"
+        fitting = difflib.get_close_matches(code, codes, n=10, cutoff=0)  # NLLB has 202
     raise RefusedError(
-        Problem(field, f"the model of `{way.field}` {problem}", code,
-                f"did you mean {near[0]!r}?" if near else f"name one of {listed(sorted(codes))}")
-    )  # fmt: skip
+        Problem(field, f"the model of `{way.field}` {problem}", code, f"name one of {listed(fitting)}")
+    )
 
 
 # -- the folder ------------------------------------------------------------------------------------------
