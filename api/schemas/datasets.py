@@ -1,7 +1,7 @@
 """Data sets on the wire."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
@@ -17,7 +17,7 @@ class DatasetForm(Request):
     """The text parts of an upload."""
 
     name: Name
-    format: DataFormat = "jsonl"
+    format: Literal["jsonl", "csv", "tsv"] = "jsonl"  # of DataFormat what the table takes
     columns: Json[Columns] = Columns()
 
 
