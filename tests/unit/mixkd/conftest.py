@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test asks the network
 
@@ -19,8 +20,14 @@ from transformers import (
 
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message
-from mixkd.contract.spec import DistilSpec, RunSpec
+from mixkd.contract.spec import DistilSpec, MixupSpec, RunSpec, RuntimeSpec, TrainSpec
+from mixkd.control import Control
+from mixkd.data import encode, read_sets
+from mixkd.objectives import Objective
 from mixkd.reporter import Reporter
+from mixkd.teacher import load_tokenizer
+from mixkd.train import Outcome, Surroundings, TrainData, train
+from tests.support.training import CPU, SPEC, Fit, finetune
 
 COLOURS = ("red", "green", "blue")
 WORDS = (*COLOURS, *(f"word{n}" for n in range(30)), "?")
@@ -116,3 +123,50 @@ def messages() -> list[Message]:
 @pytest.fixture
 def reporter(messages: list[Message]) -> Reporter:
     return Reporter(messages.append)
+
+
+@pytest.fixture(scope="session")
+def rows(classifier_folder: Path, data: DataSpec) -> TrainData:
+    """The data, cut by the classifier's tokenizer."""
+    sets, _ = read_sets(data, DistilSpec())
+    tokenizer = load_tokenizer(classifier_folder)
+    coded = {
+        name: encode(some, tokenizer, "single_label", ("none", "blue", "green", "red"), 16)
+        for name, some in sets.items()
+    }
+    return TrainData(coded["train"], coded["validation"], "single_label", ("accuracy", "macro_f1"))
+
+
+@pytest.fixture
+def control() -> Control:
+    """What the training of the same test looks at."""
+    return Control()
+
+
+@pytest.fixture
+def fit(
+    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter, control: Control, tmp_path: Path
+) -> Fit:
+    """Fine-tune the classifier for three epochs of eight steps, without checkpoints before the end."""
+
+    def fit(
+        model: PreTrainedModel = classifier,
+        objective: Objective | None = None,
+        spec: TrainSpec = SPEC,
+        *,
+        data: TrainData = rows,
+        seed: int = 1,
+        folder: str = "teach",
+        mixup: MixupSpec | None = None,
+        stream: str | None = None,
+        first_step: int | None = None,
+        **runtime: Any,
+    ) -> Outcome:
+        chosen = RuntimeSpec.model_validate({"precision": "fp32", "checkpoint_seconds": 1e4, **runtime})
+        around = Surroundings(seed, CPU, chosen, reporter, control, tmp_path / folder)
+        return train(
+            "teach", model, objective or finetune(model, data), data, spec,
+            mixup=mixup, around=around, stream=stream, first_step=first_step,
+        )  # fmt: skip
+
+    return fit

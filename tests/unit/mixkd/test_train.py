@@ -1,145 +1,245 @@
-"""The loop: what it keeps, when it stops, what decides it."""
+"""The loop: what it keeps, when it stops, what decides it. How it goes on after a kill is in test_resume."""
 
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from mixkd.batching import Batch
-from mixkd.contract.data_spec import DataSpec
-from mixkd.contract.messages import Message, Metric
-from mixkd.contract.spec import TrainSpec
-from mixkd.data import encode, read_splits
-from mixkd.evaluate import evaluate
-from mixkd.failures import DivergedError, NotFiniteError
-from mixkd.objectives import finetune
-from mixkd.reporter import Reporter
-from mixkd.teacher import load_tokenizer
-from mixkd.train import Outcome, TrainData, adamw, rate_factor, train
-
-CPU = torch.device("cpu")
-SPEC = TrainSpec(epochs=3, batch_size=8, learning_rate=3e-3)
+from mixkd.batching import Part
+from mixkd.contract.messages import CheckpointWritten, Message, Metric, Note, PhaseStarted, Progress
+from mixkd.contract.spec import MixupSpec, TrainSpec
+from mixkd.control import Control
+from mixkd.train import TrainData, evaluation_steps, step_count
+from tests.support.training import SPEC, Fit, Terms, at_step, equal, finetune, scores, weights
 
 
-@pytest.fixture
-def rows(classifier_folder: str, data: DataSpec) -> TrainData:
-    splits, _ = read_splits(data)
-    tokenizer = load_tokenizer(classifier_folder)
-    ids = {"none": 0, "blue": 1, "green": 2, "red": 3}
-    return TrainData(
-        encode(splits["train"], tokenizer, ids, 16), encode(splits["validation"], tokenizer, ids, 16), 0
-    )
+def evaluations(messages: list[Message]) -> list[Metric]:
+    return [m for m in messages if isinstance(m, Metric) and "validation_accuracy" in m.values]
 
 
-def fit(model: PreTrainedModel, rows: TrainData, reporter: Reporter, spec: TrainSpec = SPEC) -> Outcome:
-    return train("teach", model, finetune(model), rows, spec, seed=1, device=CPU, reporter=reporter)
+# -- the best evaluation ---------------------------------------------------------------------------------
 
 
 def test_a_model_learns_and_keeps_the_weights_of_its_best_epoch(
-    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], reporter: Reporter
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
 ) -> None:
-    before = evaluate(classifier, rows.validation, 0, CPU)
-    outcome = fit(classifier, rows, reporter)
-    after = evaluate(classifier, rows.validation, 0, CPU)
-    assert after.loss < before.loss
-    epochs = [m for m in messages if isinstance(m, Metric) and "validation_accuracy" in m.values]
-    assert [m.step for m in epochs] == [8, 16, 24]
-    best = max(epochs, key=lambda m: (m.values["validation_accuracy"], -m.values["validation_loss"]))
-    assert outcome.best_epoch == epochs.index(best) + 1
-    assert after.loss == pytest.approx(best.values["validation_loss"])
+    before = scores(classifier, rows)
+    outcome = fit()
+    after = scores(classifier, rows)
+    assert after["loss"] < before["loss"]
+    told = evaluations(messages)
+    assert [m.step for m in told] == [8, 16, 24]
+    best = max(told, key=lambda m: (m.values["validation_accuracy"], -m.values["validation_loss"]))
+    assert (outcome.best_epoch, outcome.best_step) == (best.step // 8, best.step)
     assert outcome.validation == after
+    assert after == {
+        name.removeprefix("validation_"): value
+        for name, value in best.values.items()
+        if name.startswith("validation_")
+    }
+    assert (outcome.steps, outcome.epochs, outcome.stopped) == (24, 3, "end")
+    assert not classifier.training
 
 
-def test_a_worse_last_epoch_is_not_kept(
-    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter
-) -> None:
-    def spoil_later(batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        loss = finetune(classifier)(batch, step)["loss"]
-        return {"loss": loss if step < 8 else -loss}  # from the second epoch on it unlearns
+def test_a_worse_last_epoch_is_not_kept(classifier: PreTrainedModel, rows: TrainData, fit: Fit) -> None:
+    learn, calls = finetune(classifier, rows), 0
 
-    spec = TrainSpec(epochs=3, batch_size=8, learning_rate=3e-3)
-    outcome = train("teach", classifier, spoil_later, rows, spec, seed=1, device=CPU, reporter=reporter)
+    def spoil_later(part: Part) -> Terms:
+        nonlocal calls
+        calls += 1
+        loss = learn(part)["loss"]
+        return {"loss": loss if calls <= 8 else -loss}  # from the second epoch on it unlearns
+
+    outcome = fit(objective=spoil_later)
     assert outcome.best_epoch == 1
-    assert evaluate(classifier, rows.validation, 0, CPU) == outcome.validation
+    assert scores(classifier, rows) == outcome.validation
+
+
+def test_an_epoch_can_have_several_evaluations_and_none_may_be_better_for_long(
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
+) -> None:
+    learn = finetune(classifier, rows)
+
+    def stand_still(part: Part) -> Terms:
+        return {"loss": learn(part)["loss"] * 0}
+
+    spec = SPEC.model_copy(update={"evaluations_per_epoch": 3, "patience": 2, "weight_decay": 0.0})
+    outcome = fit(objective=stand_still, spec=spec)
+    assert [m.step for m in evaluations(messages)] == [3, 6, 8]
+    assert (outcome.stopped, outcome.steps, outcome.epochs, outcome.best_step) == ("early", 8, 1, 3)
+
+
+def test_a_better_evaluation_restores_the_patience(
+    classifier: PreTrainedModel, messages: list[Message], fit: Fit
+) -> None:
+    spec = SPEC.model_copy(update={"epochs": 6, "patience": 2})
+    outcome = fit(spec=spec)
+    told = evaluations(messages)
+    misses = best = 0
+    ranks = [(m.values["validation_accuracy"], -m.values["validation_loss"]) for m in told]
+    for number, rank in enumerate(ranks):
+        misses = misses + 1 if number and rank <= ranks[best] else 0
+        best = best if misses else number
+        assert misses < 2 or number == len(ranks) - 1
+    assert outcome.best_step == told[best].step
+
+
+@pytest.mark.parametrize(("an_epoch", "times", "expected"), [(8, 1, {8}), (8, 3, {3, 6, 8}), (2, 5, {1, 2})])
+def test_evaluations_are_spread_over_an_epoch(an_epoch: int, times: int, expected: set[int]) -> None:
+    spec = TrainSpec(epochs=2, evaluations_per_epoch=times)
+    assert evaluation_steps(an_epoch, spec) == expected | {an_epoch + step for step in expected}
+
+
+def test_the_generalisation_gap_compares_like_with_like(
+    classifier: PreTrainedModel, rows: TrainData, fit: Fit
+) -> None:
+    """Without dropout, of the best weights: there is none between rows and themselves."""
+    whole = TrainData(rows.train, rows.train, rows.task, rows.metrics)
+    outcome = fit(data=whole)
+    assert outcome.train_loss == outcome.validation["loss"]
+    part = fit(folder="other")
+    losses = [scores(classifier, TrainData(rows.train, one, rows.task, rows.metrics))["loss"]
+              for one in (rows.train, rows.validation)]  # fmt: skip
+    assert part.train_loss == pytest.approx(losses[0], rel=0.2)  # a sample of 17 of 61 rows
+    assert part.train_loss != losses[1]
+
+
+# -- one seed decides ------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_does_not(
-    classifier_folder: str, rows: TrainData, reporter: Reporter
+    classifier_folder: Path, fit: Fit
 ) -> None:
-    def trained(seed: int) -> dict[str, torch.Tensor]:
+    def trained(seed: int, folder: str) -> dict[str, torch.Tensor]:
         torch.rand(seed + 3)  # whatever chance was used before must not matter
         model = BertForSequenceClassification.from_pretrained(classifier_folder)
-        train("teach", model, finetune(model), rows, SPEC, seed=seed, device=CPU, reporter=reporter)
-        return model.state_dict()
+        fit(model, seed=seed, folder=folder)
+        return weights(model)
 
-    one, same, other = trained(1), trained(1), trained(2)
-    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    one, same, other = trained(1, "one"), trained(1, "same"), trained(2, "other")
+    assert equal(one, same)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
-    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter
+def test_trainings_of_one_stream_see_the_same_batches_and_pairs(
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
 ) -> None:
-    seen: dict[str, torch.Tensor] = {}
+    def seen(**arguments: Any) -> list[Part]:
+        parts: list[Part] = []
+        learn = finetune(classifier, rows)
 
-    def breaks_at_step_4(batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        loss = finetune(classifier)(batch, step)["loss"]
-        if step == 3:
-            seen.update({name: value.clone() for name, value in classifier.state_dict().items()})
-            loss = loss * float("nan")
-        return {"loss": loss}
+        def note(part: Part) -> Terms:
+            parts.append(part)
+            return learn(part)
 
-    with pytest.raises(DivergedError) as caught:
-        train("teach", classifier, breaks_at_step_4, rows, SPEC, seed=1, device=CPU, reporter=reporter)
-    assert caught.value.step == 4
-    assert 0 < caught.value.learning_rate <= SPEC.learning_rate
-    assert all(torch.equal(value, seen[name]) for name, value in classifier.state_dict().items())
+        fit(objective=note, mixup=MixupSpec(), **arguments)
+        return parts
+
+    def alike(one: list[Part], other: list[Part]) -> bool:
+        return all(
+            np.array_equal(a.rows, b.rows) and torch.equal(a.pairs.weight, b.pairs.weight)
+            for a, b in zip(one, other, strict=True)
+        )
+
+    distil = seen(folder="distil", stream="distil")
+    messages.clear()
+    baseline = seen(folder="kd", stream="distil", first_step=24)
+    assert alike(distil, baseline)
+    assert not alike(distil, seen(folder="teach"))
+    assert not any(isinstance(m, PhaseStarted) for m in messages[:-40])
+    assert [m.step for m in evaluations(messages)][:3] == [32, 40, 48]
 
 
-def test_a_finite_loss_with_an_infinite_gradient_is_a_divergence_too(
-    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter
+# -- wishes ----------------------------------------------------------------------------------------------
+
+
+def test_finish_now_stops_at_the_next_step_and_keeps_the_best(
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], control: Control, fit: Fit
 ) -> None:
-    def steep(batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        loss = finetune(classifier)(batch, step)["loss"]
-        return {"loss": (loss - loss.detach()).sqrt()}  # 0, with an infinite slope
+    def finish(terms: Terms) -> Terms:
+        control.finish_now = True
+        return terms
 
-    with pytest.raises(DivergedError):
-        train("teach", classifier, steep, rows, SPEC, seed=1, device=CPU, reporter=reporter)
+    outcome = fit(objective=at_step(11, finetune(classifier, rows), finish))
+    assert (outcome.steps, outcome.epochs, outcome.stopped) == (11, 2, "asked")
+    assert [m.step for m in evaluations(messages)] == [8, 11]
+    assert outcome.best_step in (8, 11)
+    assert scores(classifier, rows) == outcome.validation
+    assert not control.finish_now  # the student that follows a teacher is trained
 
 
-def test_answers_that_are_not_finite_get_no_score(
-    classifier: PreTrainedModel, rows: TrainData, reporter: Reporter
+def test_finish_now_before_the_first_step_leaves_an_evaluated_model(
+    classifier: PreTrainedModel, rows: TrainData, control: Control, fit: Fit
 ) -> None:
-    """A NaN that only validation sees: the argmax of NaN would pass for an answer."""
-
-    def breaks_the_model(batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        loss = finetune(classifier)(batch, step)["loss"]
-        if step == 7:  # the last one of the epoch
-            with torch.no_grad():
-                classifier.classifier.bias.fill_(float("nan"))
-        return {"loss": loss}
-
-    with pytest.raises(DivergedError) as caught:
-        train("teach", classifier, breaks_the_model, rows, SPEC, seed=1, device=CPU, reporter=reporter)
-    assert isinstance(caught.value.__cause__, NotFiniteError)
+    before = weights(classifier)
+    control.finish_now = True
+    outcome = fit()
+    assert (outcome.steps, outcome.best_step, outcome.best_epoch, outcome.epochs) == (0, 0, 0, 0)
+    assert outcome.validation == scores(classifier, rows)
+    assert equal(before, weights(classifier))
 
 
-def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
-    factors = [rate_factor(step, 10, 3) for step in range(10)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors[3:] == sorted(factors[3:], reverse=True)
-    assert min(factors) > 0
+def test_sigterm_leaves_a_checkpoint_of_the_last_step(
+    classifier_folder: Path, rows: TrainData, messages: list[Message], control: Control, fit: Fit
+) -> None:
+    def terminate(terms: Terms) -> Terms:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return terms
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    control.install()
+    stopped = BertForSequenceClassification.from_pretrained(classifier_folder)
+    try:
+        with pytest.raises(SystemExit) as left:
+            fit(stopped, at_step(5, finetune(stopped, rows), terminate))
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGUSR1, before[1])
+    assert left.value.code == 143
+    assert [m.step for m in messages if isinstance(m, CheckpointWritten)] == [5]
+
+    control.stop = False
+    again = BertForSequenceClassification.from_pretrained(classifier_folder)
+    fit(again)
+    whole = BertForSequenceClassification.from_pretrained(classifier_folder)
+    fit(whole, folder="whole")
+    assert equal(weights(again), weights(whole))
 
 
-@pytest.mark.parametrize("warm_up", [0, 3, 9, 10])
-def test_the_schedule_can_be_asked_after_the_last_step(warm_up: int) -> None:
-    assert rate_factor(10, 10, warm_up) == 0
+# -- what is said ----------------------------------------------------------------------------------------
 
 
-def test_biases_and_layernorms_do_not_decay(classifier: PreTrainedModel) -> None:
-    decayed, kept = adamw(classifier, SPEC).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (SPEC.weight_decay, 0)
-    names = {id(weight): name for name, weight in classifier.named_parameters()}
-    assert all(
-        names[id(weight)].endswith("bias") or "LayerNorm" in names[id(weight)] for weight in kept["params"]
-    )
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+def test_checkpoints_are_written_in_the_time_asked_for(messages: list[Message], fit: Fit) -> None:
+    fit(checkpoint_seconds=0)
+    assert [m.step for m in messages if isinstance(m, CheckpointWritten)] == list(range(1, 25))
+    messages.clear()
+    fit(folder="other", checkpoint_seconds=1000)
+    assert not any(isinstance(m, CheckpointWritten) for m in messages)
+
+
+def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(
+    messages: list[Message], tmp_path: Path, fit: Fit
+) -> None:
+    (tmp_path / "teach").write_text("in the way")
+    outcome = fit(checkpoint_seconds=0)
+    assert outcome.steps == 24
+    assert any(isinstance(m, Note) and "no checkpoint" in m.detail for m in messages)
+    assert not any(isinstance(m, CheckpointWritten) for m in messages)
+    assert all(str(tmp_path) not in m.detail for m in messages if isinstance(m, Note))
+
+
+def test_a_phase_is_announced_with_its_steps_and_reports_to_the_last(
+    rows: TrainData, messages: list[Message], fit: Fit
+) -> None:
+    fit()
+    assert messages[0] == PhaseStarted(phase="teach", steps=24)
+    assert step_count(len(rows.train), SPEC) == 24
+    last = [m for m in messages if isinstance(m, Progress)][-1]
+    assert (last.step, last.steps) == (24, 24)
+    first = next(m for m in messages if isinstance(m, Metric))
+    assert first.values.keys() == {"loss", "mle", "gradient_norm", "learning_rate"}

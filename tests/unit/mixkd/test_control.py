@@ -1,0 +1,66 @@
+"""What a signal does to a training, and outside of one."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from mixkd.control import Control
+
+
+@pytest.fixture
+def control() -> Iterator[Control]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    control = Control()
+    control.install()
+    yield control
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_sigterm_ends_the_process_at_once_outside_of_a_training(control: Control) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 143
+
+
+def test_sigterm_waits_within_a_training_and_a_second_one_changes_nothing(control: Control) -> None:
+    steps = []
+
+    def training() -> None:
+        with control.training():
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("the rest of the step")
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("the checkpoint")
+            control.leave_if_asked()
+            steps.append("a further step")
+
+    with pytest.raises(SystemExit) as stopped:
+        training()
+    assert steps == ["the rest of the step", "the checkpoint"]
+    assert stopped.value.code == 143
+
+
+def test_sigterm_in_the_last_step_is_not_forgotten(control: Control) -> None:
+    with pytest.raises(SystemExit), control.training():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_error_in_a_training_is_not_hidden_by_a_wish_to_stop(control: Control) -> None:
+    def training() -> None:
+        with control.training():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        training()
+
+
+def test_sigusr1_asks_to_finish_and_ends_nothing(control: Control) -> None:
+    assert not control.finish_now
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert control.finish_now
+    assert not control.stop
+    control.leave_if_asked()
