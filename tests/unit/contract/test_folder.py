@@ -71,6 +71,66 @@ def test_weights_without_the_base_prefix_are_recognised(tmp_path: Path) -> None:
     assert inspect_folder(tmp_path).layers == 2
 
 
+def test_a_head_of_one_output_gives_a_score(tmp_path: Path) -> None:
+    write_bert(tmp_path, labels=["LABEL_0"], problem_type="regression")
+    assert inspect_folder(tmp_path).labels == ["LABEL_0"]
+
+
+def test_a_head_of_several_labels_a_row_has_their_names(tmp_path: Path) -> None:
+    write_bert(tmp_path, labels=["joy", "fear"], problem_type="multi_label_classification")
+    assert inspect_folder(tmp_path).labels == ["joy", "fear"]
+
+
+def write_albert(folder: Path, groups: int = 1, **config: object) -> Path:
+    """An ALBERT of four layers, with the weights of as many as it has groups."""
+    write_bert(folder, layers=4, model_type="albert", **{"embedding_size": 8, **config})
+    tensors = {
+        name.replace("bert.", "albert.").replace("encoder.layer.", "encoder.albert_layer_groups."): shape
+        for name, shape in bert_tensors(groups, 8).items()
+    }
+    (folder / "model.safetensors").write_bytes(safetensors(tensors))
+    return folder
+
+
+def test_alberts_layers_are_one(tmp_path: Path) -> None:
+    assert inspect_folder(write_albert(tmp_path)).layers == 4
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_an_albert_with_other_weights_than_its_one_layers_is_refused(tmp_path: Path, groups: int) -> None:
+    assert refusal(write_albert(tmp_path, groups)).field == "model.safetensors"
+
+
+@pytest.mark.parametrize("value", [2, 0, None, "1", 2**40])
+def test_an_albert_with_groups_of_layers_is_refused(tmp_path: Path, value: object) -> None:
+    problem = refusal(write_albert(tmp_path, 2, num_hidden_groups=value))
+    assert problem.field == "config.json"
+    assert "num_hidden_groups" in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"), [({}, True), ({"embedding_size": 8}, True), ({"embedding_size": 4}, False)]
+)
+def test_debertas_words_are_as_wide_as_its_layers_unless_it_says_otherwise(
+    tmp_path: Path, fields: dict[str, object], accepted: bool
+) -> None:
+    write_bert(tmp_path, model_type="deberta-v2", **fields)
+    tensors = {name.replace("bert.", "deberta."): shape for name, shape in bert_tensors(2, 8).items()}
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
+    if accepted:
+        assert inspect_folder(tmp_path).family == "deberta-v2"
+    else:
+        assert "word embeddings" in refusal(tmp_path).problem
+
+
+@pytest.mark.parametrize("file", ["spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.json"])
+def test_one_file_of_a_tokenizer_is_enough(tmp_path: Path, file: str) -> None:
+    write_bert(tmp_path)
+    (tmp_path / "vocab.txt").rename(tmp_path / file)
+    assert inspect_folder(tmp_path).family == "bert"
+    assert wanted(file)
+
+
 def shard(folder: Path) -> dict[str, str]:
     write_bert(folder)
     tensors = list(bert_tensors(2, 8).items())
@@ -130,7 +190,9 @@ def test_auto_map_is_refused(tmp_path: Path, file: str) -> None:
     assert (problem.field, problem.value) == (file, "auto_map")
 
 
-@pytest.mark.parametrize("field", ["quantization_config", "transformers_weights", "attn_implementation"])
+@pytest.mark.parametrize(
+    "field", ["quantization_config", "transformers_weights", "attn_implementation", "per_layer_config"]
+)
 def test_fields_that_load_something_else_are_refused(tmp_path: Path, field: str) -> None:
     write_bert(tmp_path, **{field: "someone/kernel"})
     assert refusal(tmp_path).value == field
