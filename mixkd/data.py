@@ -1,7 +1,7 @@
 """Labelled texts, read and tokenised once."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +59,20 @@ class Encoded:
         one_hot = np.zeros((len(rows), self.outputs), dtype=np.float32)
         one_hot[np.arange(len(rows)), chosen] = 1
         return one_hot
+
+
+def take(encoded: Encoded, chosen: NDArray[np.int64]) -> Encoded:
+    """Some of the rows, in this order."""
+    lengths = encoded.lengths[chosen]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.arange(starts[-1]) + np.repeat(encoded.starts[chosen] - starts[:-1], lengths)
+    return replace(
+        encoded,
+        tokens=encoded.tokens[flat],
+        segments=encoded.segments[flat],
+        starts=starts,
+        targets=encoded.targets[chosen],
+    )
 
 
 # -- the sets --------------------------------------------------------------------------------------------

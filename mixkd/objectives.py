@@ -100,9 +100,9 @@ def _answers(
                 mixup.mix_segments(batch.segments, pairs),  # (M, T)
             )
         )
-    together = (torch.cat(tensors) for tensors in zip(*ready, strict=True))
+    inputs, masks, segments = (torch.cat(tensors) for tensors in zip(*ready, strict=True))
     # Under autocast the answers come in half precision; losses are computed in that of the weights.
-    found = logits(network.model, *together, network.mix_at).to(words.dtype)
+    found = logits(network.model, inputs, masks, segments, network.mix_at).to(words.dtype)
     split = found.tensor_split([real_rows if real else 0])
     return split[0], split[1]
 

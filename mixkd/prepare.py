@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
     student_tokenizer = teacher_tokenizer
     if recipe.student.init == "model":
         assert spec.student is not None  # the check refused the run otherwise
-        student_tokenizer = load_tokenizer(spec.student)
+        student_tokenizer = load_tokenizer(spec.student, "student")
 
     rows, used = read_sets(spec.data, recipe)
     teacher_sets = {
@@ -149,15 +148,12 @@ def make_student(prepared: Prepared) -> PreTrainedModel:
         RefusedError: the recipe's student cannot be made.
     """
     spec = prepared.spec
-    wanted = spec.recipe.student
+    before = spec.recipe.student.init == "origin" and prepared.needs_teaching
     seed_torch(spec.recipe.seed, "student")  # first: a pooler that the origin lacks is drawn too
-    origin = None
-    if wanted.init == "origin":
-        origin = load_encoder(spec.teacher if prepared.needs_teaching else _named(spec))
     student = build_student(
-        wanted,
+        spec.recipe.student,
         prepared.teacher,
-        origin=origin,
+        origin=load_encoder(spec.teacher) if before else None,
         folder=spec.student,
         labels=prepared.labels,
         task=prepared.task,
@@ -197,11 +193,6 @@ def find_device(name: str | None) -> torch.device:
         return pick_device(name)
     except ValueError as error:
         raise RefusedError(Problem("device", str(error), name, "use `cpu`, `cuda` or `cuda:1`")) from None
-
-
-def _named(spec: RunSpec) -> Path:
-    assert spec.student is not None  # the check refused the run otherwise
-    return spec.student
 
 
 def _scale(train: Encoded) -> Scale:

@@ -20,6 +20,7 @@ from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed, parameter_count
 from mixkd.judgement import Answers, SetCard, judge_set
 from mixkd.metrics import row_losses
+from mixkd.onnx_check import OnnxCard
 from mixkd.provenance import COMMAND, device_name, file_cards, fingerprints, versions
 from mixkd.randomness import generator
 from mixkd.report_schema import BaselineCard, Comparison, DataCard, Gap, ModelCard, Report
@@ -44,6 +45,7 @@ def build_report(
     baselines: Mapping[Baseline, Outcome],
     augmented: Sequence[AugmentCard],
     curves: Sequence[Point],
+    onnx: Sequence[OnnxCard],
     device: torch.device,
     base_model: str | None = None,
 ) -> Report:
@@ -92,6 +94,7 @@ def build_report(
             files=file_cards(spec),
         ),
         augmenters=list(augmented),
+        onnx=list(onnx),
         fingerprints=fingerprints(spec),
         teach=taught,
         distil=distilled,

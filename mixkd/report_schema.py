@@ -12,6 +12,7 @@ from mixkd.curves import Point
 from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed
 from mixkd.judgement import BaselineScores, SetCard
+from mixkd.onnx_check import OnnxCard
 from mixkd.provenance import FileCard, Fingerprints
 from mixkd.train import Outcome
 from mixkd.variant import Variant
@@ -44,7 +45,9 @@ class Comparison(Strict):
 class Gap(Strict):
     """How much better a model does on the rows it learned from: mean losses of labels, without dropout."""
 
-    train_loss: float = Field(description="on the real training rows, none that was mixed or made")
+    train_loss: float = Field(
+        description="on real training rows, at most as many as there are validation rows"
+    )
     validation_loss: float
     gap: float = Field(description="train minus validation")
 
@@ -83,6 +86,7 @@ class Report(Strict):
     seed: int = Field(description="of everything: batches, pairs, λ, dropout, new heads, bootstrap")
     data: DataCard
     augmenters: list[AugmentCard] = Field(description="what made more training rows, in this order")
+    onnx: list[OnnxCard] = Field(description="files of the student in another format, if they were asked for")
     fingerprints: Fingerprints
     teach: Outcome | None = Field(description="null if the teacher was used as it came")
     distil: Outcome = Field(description="of a regression in units of a standard deviation, as in `teach`")

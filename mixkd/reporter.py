@@ -35,6 +35,15 @@ class Reporter:
         self._clock = clock
         self._begin("prepare", 0)
 
+    def heard_by(self, listener: Send) -> "Reporter":
+        """A reporter whose messages `listener` gets too, and first."""
+
+        def send(message: Message) -> None:
+            listener(message)
+            self._send(message)
+
+        return Reporter(send, self._clock)
+
     def _begin(self, phase: Phase, steps: int) -> None:
         self._phase, self._steps = phase, steps
         self.goes_on(0)

@@ -1,189 +1,112 @@
 """One distillation from its description to the student's folder, phase by phase."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from mixkd.classifier import labels_of, pick_device
-from mixkd.contract.problems import Problem, RefusedError
+from mixkd.augment import check_augmenter
 from mixkd.contract.spec import RunSpec
-from mixkd.data import Encoded, SplitsUsed, encode, read_splits
-from mixkd.evaluate import Speed, evaluate, measure_speed
+from mixkd.control import Control
 from mixkd.export import export, weights_bytes
-from mixkd.inputs import check
-from mixkd.objectives import finetune, mixkd
-from mixkd.randomness import seed_torch
-from mixkd.report import (
-    DataCard,
-    ModelCard,
-    Report,
-    compare,
-    describe,
-    device_name,
-    fingerprints,
-    versions,
-    write_report,
-)
+from mixkd.judge import judge
+from mixkd.logbook import Logbook
+from mixkd.onnx_check import OnnxCard
+from mixkd.onnx_export import export_onnx, refuse_missing_packages
+from mixkd.phases import Trained, compare_with, distil, leave, make_lesson, teach
+from mixkd.prepare import Prepared, find_device, prepare
+from mixkd.report import build_report, describe_model, write_card, write_report
+from mixkd.report_schema import Report
 from mixkd.reporter import Reporter
-from mixkd.student import build_student
-from mixkd.teacher import load_teacher, load_tokenizer, load_with_new_head
-from mixkd.train import Outcome, TrainData, train
+from mixkd.resolve import computing, resolve
+from mixkd.train import Surroundings, step_count
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What the phases work on."""
+def run(
+    spec: RunSpec,
+    folder: Path,
+    reporter: Reporter,
+    device: str | None = None,
+    control: Control | None = None,
+) -> Report:
+    """Distil: on return `folder` has `student/`, and `report.json` with `README.md` and `curves/` beside it.
 
-    teacher: PreTrainedModel
-    needs_teaching: bool
-    tokenizer: PreTrainedTokenizerBase
-    train: Encoded
-    validation: Encoded
-    test: Encoded
-    splits: SplitsUsed
-    pad_id: int
-
-    @property
-    def train_data(self) -> TrainData:
-        return TrainData(self.train, self.validation, self.pad_id)
-
-
-def run(spec: RunSpec, folder: Path, reporter: Reporter, device: str | None = None) -> Report:
-    """Distil: on return `folder` has `student/` and `report.json`.
-
-    Two runs of one description on the same CPU give the same student, to the bit.
+    Two runs of one description on the same CPU give the same student, to the bit. A run that was killed goes
+    on from its last checkpoint when it is called again with the same folder, and ends with the same student.
 
     Args:
         device: a torch device; the GPU if there is one, else the CPU.
+        control: how others ask it to stop or to finish early.
 
     Raises:
         RefusedError: something in the description cannot work.
         DivergedError: a loss stopped being a finite number. Nothing is exported.
+        SystemExit: `control.stop` was set.
     """
-    recipe = spec.recipe
-    where = _device(device)
-
+    where = find_device(device)
     reporter.phase("prepare")
+    for number, augmenter in enumerate(spec.augment):
+        check_augmenter(augmenter, spec.data, f"augment.{number}")
+    if spec.recipe.onnx:
+        refuse_missing_packages()
     prepared = prepare(spec, where)
-    teacher = prepared.teacher
+    resolved = resolve(spec, folder, where, prepared.teacher)
+    reporter.resolved(resolved.recipe.runtime)
+    with computing(resolved.recipe.runtime):
+        return _phases(replace(prepared, spec=resolved), folder, reporter, control or Control())
 
-    taught = None
-    if prepared.needs_teaching:
-        taught = train(
-            "teach", teacher, finetune(teacher), prepared.train_data, recipe.teach,
-            seed=recipe.seed, device=where, reporter=reporter,
-        )  # fmt: skip
 
-    student = build_student(teacher, recipe.student.layers)
-    distilled = train(
-        "distil", student, mixkd(student, teacher, recipe), prepared.train_data, recipe.distil,
-        seed=recipe.seed, device=where, reporter=reporter,
-    )  # fmt: skip
+def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Control) -> Report:
+    spec, work = prepared.spec, folder / "checkpoints"
+    logbook = Logbook(work / "metrics.jsonl")
+    reporter = reporter.heard_by(logbook.note)
+
+    def around(training: str) -> Surroundings:
+        runtime = spec.recipe.runtime
+        return Surroundings(spec.recipe.seed, prepared.device, runtime, reporter, control, work / training)
+
+    taught = teach(prepared, around("teach"))
+    lesson = make_lesson(prepared, work / "augmented", reporter, control)
+    student = distil(prepared, lesson, around("distil"))
+    baselines = compare_with(prepared, lesson, student, around)
 
     reporter.phase("evaluate")
-    report = judge(spec, prepared, student, taught=taught, distilled=distilled, device=where)
+    leave(prepared, [prepared.teacher, student.model, *(one.model for one in baselines.values())])
+    judged = judge(prepared, student.model, baselines)
 
     reporter.phase("export")
-    export(student, prepared.tokenizer, folder / "student")
-    write_report(report, folder / "report.json")
+    export(student.model, prepared.student_tokenizer, folder / "student")
+    models = {"teacher": prepared.teacher, "student": student.model}
+    cards = {
+        name: describe_model(model, weights_bytes(model), judged.speeds[name])
+        for name, model in models.items()
+    }
+    report = build_report(
+        spec,
+        labels=prepared.labels,
+        used=prepared.used,
+        teacher=cards["teacher"],
+        student=cards["student"],
+        mixed_at=judged.mixed_at,
+        targets_by_set=judged.targets,
+        answers_by_set=judged.answers,
+        taught=taught,
+        distilled=student.outcome,
+        baselines={name: one.outcome for name, one in baselines.items()},
+        augmented=lesson.augmented,
+        curves=logbook.points(list(baselines), step_count(len(lesson.student_rows), spec.recipe.distil)),
+        onnx=_onnx(prepared, student, folder / "student"),
+        device=prepared.device,
+    )
+    write_card(report, folder / "student")
+    write_report(report, folder)
+    shutil.rmtree(work, ignore_errors=True)
     reporter.done()
     return report
 
 
-def prepare(spec: RunSpec, device: torch.device) -> Prepared:
-    """Check everything, load the teacher, tokenise the data.
-
-    Raises:
-        RefusedError: something in the description cannot work.
-    """
-    info, found = check(spec)
-    when = spec.recipe.teach.when
-    needs_teaching = when == "always" or (when == "auto" and info.labels is None)
-    tokenizer = load_tokenizer(spec.teacher)
-    if needs_teaching:
-        seed_torch(spec.recipe.seed, "head")
-        teacher = load_with_new_head(spec.teacher, found.labels)
-    else:
-        teacher = load_teacher(spec.teacher)
-
-    teacher.to(device)  # type: ignore[arg-type]  # its decorator hides the method's own signature
-
-    rows, splits = read_splits(spec.data)
-    label_ids = {label: number for number, label in enumerate(labels_of(teacher))}
-    encoded = {
-        split: encode(part, tokenizer, label_ids, spec.recipe.max_length) for split, part in rows.items()
-    }
-    _refuse_unknown_tokens(teacher, encoded.values())
-    return Prepared(
-        teacher=teacher,
-        needs_teaching=needs_teaching,
-        tokenizer=tokenizer,
-        train=encoded["train"],
-        validation=encoded["validation"],
-        test=encoded["test"],
-        splits=splits,
-        pad_id=int(tokenizer.pad_token_id),
-    )
-
-
-def judge(
-    spec: RunSpec,
-    prepared: Prepared,
-    student: PreTrainedModel,
-    *,
-    taught: Outcome | None,
-    distilled: Outcome,
-    device: torch.device,
-) -> Report:
-    """Evaluate teacher and student on the same rows and write down all that decided the result."""
-    models = {"teacher": prepared.teacher, "student": student}
-    speeds = measure_speed(models, prepared.test, prepared.pad_id, device)
-    cards = {name: _card(model, prepared, speeds[name], device) for name, model in models.items()}
-    return Report(
-        teacher=cards["teacher"],
-        student=cards["student"],
-        comparison=compare(cards["teacher"], cards["student"]),
-        variant=describe(spec.recipe, fine_tuned=taught is not None),
-        recipe=spec.recipe,
-        seed=spec.recipe.seed,
-        data=DataCard(labels=labels_of(student), splits=prepared.splits, files=fingerprints(spec)),
-        teach=taught,
-        distil=distilled,
-        device=device_name(device),
-        threads=torch.get_num_threads(),
-        versions=dict(versions()),
-    )
-
-
-def _card(model: PreTrainedModel, prepared: Prepared, speed: Speed, device: torch.device) -> ModelCard:
-    return ModelCard(
-        family=model.config.model_type,
-        layers=model.config.num_hidden_layers,
-        hidden_size=model.config.hidden_size,
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        bytes=weights_bytes(model),
-        validation=evaluate(model, prepared.validation, prepared.pad_id, device),
-        test=evaluate(model, prepared.test, prepared.pad_id, device),
-        speed=speed,
-    )
-
-
-def _refuse_unknown_tokens(teacher: PreTrainedModel, parts: Iterable[Encoded]) -> None:
-    """A tokeniser that does not belong to the model would index past the end of its embedding table."""
-    known = int(teacher.config.vocab_size)  # the rows of the table: the folder was refused otherwise
-    largest = max(int(part.tokens.max()) for part in parts)
-    if largest >= known:
-        raise RefusedError(
-            Problem("teacher", f"its tokeniser makes token {largest}, but the model knows {known} only",
-                    remedy="register the tokeniser that belongs to this model")
-        )  # fmt: skip
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        return pick_device(name)
-    except ValueError as error:
-        raise RefusedError(Problem("device", str(error), name, "use `cpu`, `cuda` or `cuda:1`")) from None
+def _onnx(prepared: Prepared, student: Trained, folder: Path) -> Sequence[OnnxCard]:
+    if not prepared.spec.recipe.onnx:
+        return ()
+    rows = prepared.student_sets[prepared.used.judged_on]
+    return export_onnx(student.model, rows, folder, task=prepared.task, metrics=prepared.metrics)

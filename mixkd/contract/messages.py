@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 from mixkd.contract.spec import RuntimeSpec
 from mixkd.contract.strict import Strict
 
-Phase = Literal["prepare", "teach", "distil", "baselines", "evaluate", "export", "publish"]
+Phase = Literal["prepare", "teach", "augment", "distil", "baselines", "evaluate", "export", "publish"]
 FailureCause = Literal[
     "invalid_input", "out_of_memory", "diverged", "worker_lost", "deadline_exceeded", "internal"
 ]
