@@ -16,7 +16,7 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
     A folder that lies there already is replaced.
     """
-    with _replacing(folder) as scratch:
+    with replacing(folder) as scratch:
         model.save_pretrained(scratch)
         # How it was loaded here is nothing that its next user should inherit.
         for note in ("local_files_only", "is_local", "name_or_path"):
@@ -31,7 +31,7 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place if the block ends well."""
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     old = scratch.with_name(f"{scratch.name}-old")
