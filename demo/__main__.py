@@ -145,8 +145,9 @@ def judge(report: dict[str, Any]) -> None:
     Raises:
         DemoError: one of them is not good enough.
     """
-    teacher = report["teacher"]["test"]["accuracy"]
-    student = report["student"]["test"]["accuracy"]
+    teacher, student = (
+        report["sets"]["test"][model]["scores"]["accuracy"]["value"] for model in ("teacher", "student")
+    )
     if teacher < LEAST_ACCURACY:
         raise DemoError(f"the teacher has an accuracy of {teacher:.2%}, less than {LEAST_ACCURACY:.0%}")
     if student < LEAST_KEPT * teacher:

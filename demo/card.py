@@ -11,8 +11,6 @@ Card = dict[str, Any]
 # What stands in a row: its name, where it is found on a model's card, and how it is written.
 ROWS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
     ("layers", ("layers",), str),
-    ("accuracy, test", ("test", "accuracy"), "{:.2%}".format),
-    ("macro-F1, test", ("test", "macro_f1"), "{:.4f}".format),
     ("parameters", ("parameters",), "{:,}".format),
     ("bytes on disk", ("bytes",), "{:,}".format),
     ("latency, batch 1", ("speed", "latency_ms_p50"), "{:.2f} ms".format),
@@ -29,6 +27,8 @@ VARIANT = (
     "attention_mask",
     "positions",
     "segment_ids",
+    "targets",
+    "class_weights",
     "loss",
     "distance",
     "reductions",
@@ -40,9 +40,13 @@ def show(report: Card, console: Console) -> None:
     table = Table("", "teacher", "student", "student / teacher", title="report card", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
+    for name, teacher, student in _scores(report):
+        table.add_row(
+            name, _interval(teacher), _interval(student), f"{student['value'] / teacher['value']:.3f}"
+        )
     for name, path, write in ROWS:
-        teacher, student = (_at(report[model], path) for model in ("teacher", "student"))
-        table.add_row(name, write(teacher), write(student), f"{student / teacher:.3f}")
+        ours, theirs = _at(report["student"], path), _at(report["teacher"], path)
+        table.add_row(name, write(theirs), write(ours), f"{ours / theirs:.3f}")
     console.print(table)
     details = Table.grid(padding=(0, 2))
     variant = dict.fromkeys(VARIANT, "") | report["variant"]
@@ -51,10 +55,24 @@ def show(report: Card, console: Console) -> None:
     console.print(details)
 
 
+def _scores(report: Card) -> list[tuple[str, Card, Card]]:
+    """Each metric of the set that counts, with its interval: the teacher's and the student's."""
+    name = report["judged_on"]
+    judged = report["sets"][name]
+    return [
+        (f"{metric.replace('_', '-')}, {name}", teacher, judged["student"]["scores"][metric])
+        for metric, teacher in judged["teacher"]["scores"].items()
+    ]
+
+
+def _interval(score: Card) -> str:
+    return f"{score['value']:.4f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
 def _origins(report: Card) -> list[tuple[str, object]]:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    splits = report["data"]["splits"]
-    rows = ", ".join(f"{split} {splits[split]}" for split in ("train", "validation", "test"))
+    counts = report["data"]["sets"]["rows"]
+    rows = ", ".join(f"{name} {counts[name]}" for name in ("train", "validation", "test"))
     return [
         ("seed", report["seed"]),
         ("rows", rows),

@@ -1,7 +1,5 @@
 """The model card, `README.md`: a report for people, with the metadata that the Hugging Face hub reads."""
 
-import html
-import re
 from collections.abc import Iterable, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -10,7 +8,8 @@ from mixkd.bootstrap import Interval
 from mixkd.contract.data_spec import MetricName, SetName, Task
 from mixkd.curves import loss_figure, score_figure
 from mixkd.judgement import ModelScores
-from mixkd.report_schema import Report
+from mixkd.markdown import plain, table
+from mixkd.report_schema import ModelCard, Report
 from mixkd.svg import Figure, draw
 from mixkd.train import Outcome
 
@@ -35,6 +34,17 @@ _ANSWERS: dict[Task, str] = {
     "single_label": "It answers with the likeliest class and its probability.",
     "multi_label": "It answers with the probability of every label; here one above 0.5 counts as given.",
     "regression": "It answers with the score, in the units of the data that it was trained on.",
+}
+_FAMILIES = {
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "xlm-roberta": "XLM-RoBERTa",
+    "distilbert": "DistilBERT",
+    "electra": "ELECTRA",
+    "mpnet": "MPNet",
+    "albert": "ALBERT",
+    "deberta-v2": "DeBERTa",
+    "modernbert": "ModernBERT",
 }
 _PAPER = "[MixKD](https://arxiv.org/abs/2011.00593)"
 
@@ -78,7 +88,7 @@ def metadata(report: Report) -> ModelCardData:
         pipeline_tag="text-classification",
         base_model=report.base_model,
         tags=["mixkd", "knowledge-distillation", "mixup", report.student.family],
-        model_name=f"{report.student.family} of {report.student.layers} layers",
+        model_name=_model(report.student),
         eval_results=results,
     )
 
@@ -113,10 +123,10 @@ def _introduction(report: Report) -> str:
         f"On the {_named(report.judged_on)} rows it has {report.comparison.kept:.1%} of its teacher's "
         f"{_metric(report.comparison.metric)}.\n"
     )  # fmt: skip
-    return f"""# A {student.family} of {student.layers} layers, distilled with MixKD
+    return f"""# {_model(student)}, distilled with MixKD
 
 This model {does}. It has {student.parameters:,} parameters, and was distilled with {_PAPER} (Liang et al.,
-ICLR 2021) from a {teacher.family} of {teacher.layers} layers and {teacher.parameters:,} parameters{named}.
+ICLR 2021) from {_model(teacher)} with {teacher.parameters:,} parameters{named}.
 {kept}"""
 
 
@@ -148,13 +158,15 @@ def _results(report: Report) -> str:
         "" if report.judged_on == "test" else
         " There is no test set: the validation rows chose which weights were kept, which flatters."
     )  # fmt: skip
+    more = (
+        _other_numbers(report) + _baselines(report) + "".join(_classes(report, name) for name in report.sets)
+    )
     return f"""## Results
 
 In brackets are 95 % bootstrap intervals over the rows of a set, and of the difference one over the same
 resamples of both models. They are about which rows were drawn; another seed may differ by more.{flattered}
 
-{table(["set", "metric", "teacher", "student", "student − teacher"], rows)}
-{_other_numbers(report)}{_baselines(report)}{"".join(_classes(report, name) for name in report.sets)}"""
+{table(["set", "metric", "teacher", "student", "student − teacher"], rows, 2)}{more}"""
 
 
 def _other_numbers(report: Report) -> str:
@@ -185,7 +197,7 @@ def _baselines(report: Report) -> str:
     return f"""
 Students of the same start, steps and batches, trained with simpler losses:
 
-{table(["loss", "set", "metric", "baseline", "student − baseline"], rows)}"""
+{table(["loss", "set", "metric", "baseline", "student − baseline"], rows, 3)}"""
 
 
 def _classes(report: Report, name: SetName) -> str:
@@ -225,7 +237,20 @@ def _speed(report: Report) -> str:
 
 Measured in turns on {plain(report.device)}, {report.threads} threads; tokenising is not counted.
 
-{table(["", "teacher", "student", "student / teacher"], rows)}"""
+{table(["", "teacher", "student", "student / teacher"], rows)}{_onnx(report)}"""
+
+
+def _onnx(report: Report) -> str:
+    rows = []
+    for file in report.onnx:
+        kept = "kept" if file.kept else f"left out: {plain(file.reason or '')}"
+        agreed = "" if file.check is None else f"{file.check.agreement:.4f}"
+        faster = "" if file.check is None else f"{file.check.latency_ms_p50:.2f} ms"
+        rows.append([file.variant, kept, f"{file.bytes:,}" if file.bytes else "", agreed, faster])
+    if not rows:
+        return ""
+    head = ["ONNX", "in the folder `onnx`", "bytes", "same answers as torch", "latency on the CPU"]
+    return f"\n{table(head, rows, 2)}"
 
 
 def _making(report: Report, pictures: Sequence[str]) -> str:
@@ -243,8 +268,8 @@ def _making(report: Report, pictures: Sequence[str]) -> str:
     shown = "".join(f"\n![{_caption(name)}](curves/{name})\n" for name in pictures)
     return f"""## How it was made
 
-{table(["what", "how"], variant)}
-{table(["training", "steps", "kept", "ended", "seconds"], [_training(*each) for each in trainings])}
+{table(["what", "how"], variant, 2)}
+{table(["training", "ended", "steps", "kept step", "seconds"], [_training(*each) for each in trainings], 2)}
 {_notes(outcome for _, outcome in trainings)}{augmented}
 The generalisation gap, train minus validation loss, which is what the paper's theory is about:
 
@@ -252,31 +277,23 @@ The generalisation gap, train minus validation loss, which is what the paper's t
 
 
 def _data(report: Report) -> str:
-    used = report.data.sets
+    used, files = report.data.sets, report.data.files
     rows = [
-        [
-            _named(name),
-            f"{count:,}",
-            f"`{report.data.files[name].sha256}`" if name in report.data.files else "",
-        ]
+        [_named(name), f"`{files[name].sha256}`" if name in files else "", f"{count:,}"]
         for name, count in used.rows.items()
     ]
-    limited = (
-        "" if used.train_of == used.rows["train"] else f" Of {used.train_of:,} training rows some were drawn."
-    )
-    carved = (
-        " The validation rows were set aside from the training rows."
-        if used.validation_from == "train"
-        else ""
-    )
-    labels = (
-        "" if report.task == "regression" else f"\nLabels: {', '.join(map(plain, report.data.labels))}.\n"
-    )
+    origin = ""
+    if used.validation_from == "train":
+        origin += " The validation rows were set aside from the training rows."
+    if used.train_of != used.rows["train"]:
+        origin += f" Of {used.train_of:,} training rows some were drawn."
+    labels = ", ".join(map(plain, report.data.labels))
+    named = "" if report.task == "regression" else f"\nLabels: {labels}.\n"
     return f"""## Data
 
-What the data are, where they come from and whom they concern is for their owner to say.{carved}{limited}
+What the data are, where they come from and whom they concern is for their owner to say.{origin}
 
-{table(["set", "rows", "SHA-256 of the file"], rows)}{labels}"""
+{table(["set", "SHA-256 of the file", "rows"], rows, 2)}{named}"""
 
 
 def _limits(report: Report) -> str:
@@ -302,19 +319,7 @@ with the run's resolved.json, and with the data and models whose hashes are in r
 """
 
 
-# -- pieces of Markdown ------------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """Text that Markdown, tables and HTML take for nothing but text, on one line."""
-    readable = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
-    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(readable, quote=False))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
-    lines = [head, ["-"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+# -- what stands in a cell ---------------------------------------------------------------------------------
 
 
 def _interval(interval: Interval, sign: str = "") -> str:
@@ -329,7 +334,7 @@ def _calibration(scores: ModelScores) -> str:
 def _training(model: str, outcome: Outcome) -> list[str]:
     ended = {"end": "as planned", "early": "early: no better evaluation came", "asked": "when asked"}
     return [
-        model, f"{outcome.steps:,}", f"step {outcome.best_step:,}", ended[outcome.stopped],
+        model, ended[outcome.stopped], f"{outcome.steps:,}", f"{outcome.best_step:,}",
         f"{outcome.seconds:,.0f}",
     ]  # fmt: skip
 
@@ -344,6 +349,11 @@ def _said(value: object) -> str:
 
 def _named(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _model(card: ModelCard) -> str:
+    name = _FAMILIES.get(card.family, card.family)
+    return f"{name} of {card.layers} layer{'' if card.layers == 1 else 's'}"
 
 
 def _metric(name: str) -> str:

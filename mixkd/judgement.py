@@ -22,7 +22,7 @@ Answers = Mapping[str, NDArray[np.floating[Any]]]
 class ModelScores(Strict):
     """How well a model does on a set."""
 
-    scores: dict[MetricName, Interval] = Field(description="with 95 % bootstrap intervals")
+    scores: dict[MetricName, Interval] = Field(description="of each metric")
     loss: float = Field(description="mean cross-entropy; binary of several labels, squared error of scores")
     ece: float | None = Field(
         description="expected calibration error, 15 bins; of several labels their mean; null: a regression"

@@ -1,9 +1,11 @@
 """Writes the pages of docs/ that are made from the code, so that they cannot disagree with it.
 
-`python scripts/docs.py` writes them; a test compares. Generated are recipe.md, settings.md and report.md of
-docs/reference, and the parts of other pages between `<!-- generated: NAME -->` and `<!-- end -->`.
+`python scripts/docs.py` writes them; a test compares. Generated are recipe.md, settings.md, report.md and
+report.schema.json of docs/reference, and the parts of other pages between `<!-- generated: NAME -->` and
+`<!-- end -->`.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ def pages() -> dict[Path, str]:
     """Every page that is generated, wholly or in part, with the text that it should have."""
     from core.config import Settings
     from mixkd.contract.spec import DistilSpec
-    from mixkd.report import Report
+    from mixkd.report_schema import Report
 
     reference = ROOT / "docs" / "reference"
     architecture = ROOT / "docs" / "architecture.md"
@@ -31,6 +33,10 @@ def pages() -> dict[Path, str]:
         reference / "recipe.md": RECIPE + fields(DistilSpec, defaults=True),
         reference / "settings.md": SETTINGS + settings(Settings),
         reference / "report.md": REPORT + fields(Report, defaults=False),
+        reference / "report.schema.json": json.dumps(
+            Report.model_json_schema(mode="serialization"), indent=2, ensure_ascii=False
+        )
+        + "\n",
         architecture: _filled(architecture, states=states(), imports=imports()),
         teachers: _filled(teachers, families=families()),
     }
@@ -64,9 +70,18 @@ says what it runs on; unset, a GPU where there is one. `python -m mixkd run --de
 """
 REPORT = """# The report card
 
-`GET /v1/jobs/{id}/report`, and `report.json` of `python -m mixkd run`. Both models were evaluated by the same
-code on the same rows, and timed in turns on the same machine. `recipe` is the whole [recipe](recipe.md),
-defaults included.
+`GET /v1/jobs/{id}/report`, and `report.json` of `python -m mixkd run`. All models answered the same rows
+through the same code, and were timed in turns on the same machine. Beside it a run writes `README.md`, a
+model card for the Hugging Face hub, and learning curves in `curves/`.
+
+An interval holds the middle 95 % of 1000 bootstrap resamples of a set's rows. All models are scored on the
+same resamples, so that a difference is a paired one. It is about which rows were drawn; another seed may
+differ by more. A metric that would divide by zero, such as a correlation with an answer that never changes,
+is 0.
+
+`.*` stands for each key of an object, `[]` for each item of a list. `recipe` is the whole
+[recipe](recipe.md), with all that was left open chosen. For machines there is a
+[JSON schema](report.schema.json).
 
 """
 
@@ -101,10 +116,26 @@ def _leaves(schema: Schema, root: Schema, prefix: str, default: Any) -> Iterator
         if "properties" in inner:
             yield f"{prefix}{name}", {"type": "", "description": _meaning(part, inner)}, None
             yield from _leaves(inner, root, f"{prefix}{name}.", given)
-        elif "properties" in (each := _resolved(inner.get("additionalProperties") or {}, root)):
-            yield from _leaves(each, root, f"{prefix}{name}.*.", None)
+        elif "properties" in (each := _resolved((held := _held(inner))[0], root)):
+            yield f"{prefix}{name}", {"type": "", "description": _meaning(part, each)}, None
+            yield from _leaves(each, root, f"{prefix}{name}{held[1]}.", None)
         else:
             yield f"{prefix}{name}", {**inner, **part}, given
+
+
+def _held(part: Schema) -> tuple[Schema, str]:
+    """What each value of an object or each item of a list is, and how a name says so."""
+    for option in (part, *part.get("anyOf", ())):
+        if isinstance(items := option.get("items"), dict):
+            return items, "[]"
+        if isinstance(values := _values(option), dict):
+            return values, ".*"
+    return {}, ""
+
+
+def _values(part: Schema) -> Any:
+    """What each value of an object is; its keys may have to follow a pattern."""
+    return part.get("additionalProperties") or next(iter(part.get("patternProperties", {}).values()), None)
 
 
 def _meaning(part: Schema, inner: Schema) -> str:
@@ -137,8 +168,8 @@ def kind(leaf: Schema) -> str:
     name = str(leaf.get("format" if leaf.get("type") == "string" else "type", leaf.get("type", "any")))
     if name == "array":
         name = f"list of {kind(leaf.get('items', {}))}"
-    if name == "object" and isinstance(leaf.get("additionalProperties"), dict):
-        name = f"object of {kind(leaf['additionalProperties'])}"
+    if name == "object" and isinstance(values := _values(leaf), dict):
+        name = f"object of {kind(values)}"
     limits = [
         f"{words} {_number(leaf[key])}"
         for key, words in (

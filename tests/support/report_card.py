@@ -56,6 +56,7 @@ def make_report(
         "baselines": {},
         "augmented": [],
         "curves": points("distil"),
+        "onnx": [],
         "device": torch.device("cpu"),
     }
     return build_report(spec, **{**given, **changes})  # type: ignore[arg-type]  # the tests give what fits

@@ -11,8 +11,10 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from mixkd.augment.card import AugmentCard
-from mixkd.card import curves_of, model_card, plain
+from mixkd.card import curves_of, model_card
 from mixkd.data import SetsUsed
+from mixkd.markdown import plain
+from mixkd.onnx_check import OnnxCard
 from mixkd.report import Report
 from tests.support.report_card import SETS, STUDENT, TEACHER, TRUTH, make_report, outcome, points
 
@@ -111,7 +113,7 @@ def test_every_table_is_a_table(build: Build) -> None:
     )
     text = model_card(report, [])
     lines = [line for line in text.split("\n") if line.startswith("|")]
-    assert len(read(text).rows) == len(lines) - sum(set(line) <= set("|- ") for line in lines)
+    assert len(read(text).rows) == len(lines) - sum(set(line) <= set("|-: ") for line in lines)
     assert "halved the | batch" in MarkdownIt("commonmark").render(text)
     assert "early: no better evaluation came" in text
 
@@ -124,6 +126,12 @@ def test_a_label_is_text_whatever_is_in_it(build: Build, label: str) -> None:
     shown = " ".join(label.replace("\x00", " ").replace("\x1b", " ").split())
     assert shown in [" ".join(cells[0].split()) for cells in page.rows if cells]
     ModelCard(text)
+
+
+def test_an_onnx_file_that_was_left_out_says_why(build: Build) -> None:
+    left_out = OnnxCard(variant="int8", kept=False, reason="it answers | otherwise")
+    page = read(model_card(build(onnx=[left_out]), []))
+    assert ["int8", "left out: it answers | otherwise", "", "", ""] in page.rows
 
 
 def test_plain_text_is_one_line() -> None:
