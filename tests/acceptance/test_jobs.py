@@ -41,8 +41,8 @@ def test_a_job_leads_to_a_student_that_works_without_us(
     report = client.jobs.report(job.id)
     assert report["teacher"]["layers"] == 2
     assert report["student"]["layers"] == 1
-    assert report["teacher"]["test"]["accuracy"] > 0.9
-    assert report["student"]["test"]["accuracy"] > 0.9
+    assert report["sets"]["test"]["teacher"]["scores"]["accuracy"]["value"] > 0.9
+    assert report["sets"]["test"]["student"]["scores"]["accuracy"]["value"] > 0.9
 
     folder = client.jobs.download_student(job.id, tmp_path / "student")
     run = subprocess.run(
