@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -118,9 +119,9 @@ def write_marian(folder: Path, pairs: Mapping[str, str], languages: Sequence[str
     words = [piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")]
     tokens = ["</s>", "<unk>", *(f">>{code}<<" for code in languages), *words, "<pad>"]
     (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
-    tokenizer = MarianTokenizer(
-        *(str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")), model_max_length=32
-    )
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    with warnings.catch_warnings(action="ignore"):  # it recommends sacremoses
+        tokenizer = MarianTokenizer(*files, model_max_length=32)
     tokenizer.save_pretrained(folder)
     pad = len(tokens) - 1
     torch.manual_seed(3)

@@ -190,6 +190,14 @@ class TestCache:
         augment(rows_of("a good film"), [cold], context=make_context())
         assert loads.count("forward") == 3
 
+    @pytest.mark.parametrize("field", ["source_language", "pivot_language"])
+    def test_so_is_another_language(self, field, nllb, make_context, loads):
+        languages = {"source_language": "eng_Latn", "pivot_language": "deu_Latn"}
+        for codes in (languages, languages | {field: "fra_Latn"}):
+            spec = BackTranslation(forward=nllb, backward=nllb, max_length=16, **codes)
+            augment(rows_of("a good film"), [spec], context=make_context())
+        assert loads == ["forward", "backward"] * 2
+
     def test_another_text_is_translated_anew(self, spec, make_context, loads):
         augment(rows_of("a good film"), [spec], context=make_context())
         everything, _ = augment(rows_of("the man was there"), [spec], context=make_context())
