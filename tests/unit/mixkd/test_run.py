@@ -17,7 +17,7 @@ from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.export import weights_bytes
 from mixkd.failures import DivergedError, explain
-from mixkd.report import Report
+from mixkd.report_schema import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
 
@@ -41,15 +41,19 @@ def test_the_phases_are_told_in_order_and_the_report_says_what_was_done(
     phases = [m.phase for m in messages if isinstance(m, PhaseStarted)]
     assert phases == ["prepare", "teach", "distil", "evaluate", "export"]
     assert messages[-1] == Done()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "student"]
+    files = ["README.md", "curves", "report.json", "resolved.json", "student"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
 
     report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
     assert (report.teacher.layers, report.student.layers) == (4, 2)
     assert report.student.parameters < report.teacher.parameters
     assert report.student.bytes == (tmp_path / "student" / "model.safetensors").stat().st_size
     assert report.data.labels == ["blue", "green", "red"]
-    assert report.data.splits.test_from == "file"
+    assert report.judged_on == "test"
+    assert set(report.sets) == {"validation", "test"}
+    assert report.data.sets.rows == {"train": 61, "validation": 17, "test": 13}
     assert set(report.data.files) == {"train", "validation", "test"}
+    assert {point.phase for point in report.curves} == {"teach", "distil"}
     assert report.teach is not None
     assert report.teach.steps == 16
     assert report.student.speed.examples_per_second > 0
@@ -79,7 +83,7 @@ def test_the_exported_folder_loads_in_another_process_with_plain_transformers(
     assert out.returncode == 0, out.stderr
     answers = json.loads(out.stdout.splitlines()[-1])
     assert {score["label"] for score in answers[0]} == {"red", "green", "blue"}
-    files = {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "student").rglob("*") if path.is_file()}
     assert set(files) >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     tokenizer = json.loads(files["tokenizer.json"])
     assert (tokenizer["padding"], tokenizer["truncation"]) == (None, None)  # neither was asked for by anyone
@@ -112,7 +116,7 @@ def test_a_new_head_is_new_even_where_the_old_one_would_fit(classifier_folder: P
     from mixkd.teacher import load_teacher, load_with_new_head
 
     old = load_teacher(classifier_folder)
-    new = load_with_new_head(classifier_folder, ["a", "b", "c", "d"])
+    new = load_with_new_head(classifier_folder, ["a", "b", "c", "d"], "single_label")
     assert not torch.equal(old.classifier.weight, new.classifier.weight)
     assert torch.equal(old.bert.pooler.dense.weight, new.bert.pooler.dense.weight)
     assert new.config.id2label == {0: "a", 1: "b", 2: "c", 3: "d"}
@@ -134,7 +138,8 @@ def test_a_teacher_with_nan_weights_diverges_and_nothing_is_exported(
     with pytest.raises(DivergedError) as caught:
         run(make_spec(teacher=broken), out, reporter, "cpu")
     assert (caught.value.phase, caught.value.step) == ("distil", 1)
-    assert list(out.iterdir()) == []
+    assert not (out / "student").exists()
+    assert not (out / "report.json").exists()
 
 
 def test_an_absurd_learning_rate_diverges(make_spec: MakeSpec, tmp_path: Path, reporter: Reporter) -> None:
