@@ -1,0 +1,102 @@
+"""What `python -m mixkd` understands: its commands and their flags."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import get_args
+
+from mixkd.contract.data_spec import DataFormat, Task
+
+_DESCRIPTION = """Distil a text classifier with MixKD, and use what comes out.
+
+A spec is a JSON file: the teacher's folder, the data, the recipe (mixkd.contract.spec.RunSpec).
+
+Exit status: 0 where the command did its work; 1 after a refusal or a failure, which is told; 2 where the
+command line itself is wrong; 143 after SIGTERM."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m mixkd", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", "distil: the student and its report go to a folder")
+    run.add_argument("spec", type=Path, metavar="SPEC")
+    run.add_argument("--dir", type=Path, required=True, help="where student/ and report.json go")
+    run.add_argument("--fresh", action="store_true", help="begin anew where --dir has an interrupted run")
+    run.add_argument("--pipe", type=int, metavar="FD", help="send messages there, die with the parent")
+    _device(run)
+
+    validate = _command(commands, "validate", "check the teacher, the data and the recipe of a run")
+    validate.add_argument("spec", type=Path, metavar="SPEC")
+
+    estimate = _command(commands, "estimate", "say what a run takes: steps, tokens, memory, time")
+    estimate.add_argument("spec", type=Path, metavar="SPEC")
+    _device(estimate)
+
+    evaluate = _command(commands, "evaluate", "score a model on labelled texts")
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
+    _labelled_data(evaluate)
+    _model_flags(evaluate)
+
+    predict = _command(commands, "predict", "answer texts: one JSON line each, in their order")
+    predict.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
+    predict.add_argument(
+        "input", metavar="INPUT", help="a file of texts; - for standard input, one text a line"
+    )
+    predict.add_argument("--output", type=Path, metavar="FILE", help="instead of standard output")
+    _columns(predict)
+    _model_flags(predict)
+
+    export = _command(commands, "export", "write a model's folder anew, as plain transformers loads it")
+    export.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
+    _labelled_data(export)
+    export.add_argument("--dir", type=Path, required=True, help="the folder to write")
+    export.add_argument("--onnx", action="store_true", help="ONNX too, checked on the rows of the data")
+    _model_flags(export)
+    return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    command.add_argument("--json", action="store_true", help="JSON on a terminal too")
+    return command
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        default=os.environ.get("MIXKD_DEVICE"),
+        help="cpu, cuda, cuda:1 …; else MIXKD_DEVICE, else a GPU where there is one",
+    )
+
+
+def _model_flags(command: argparse.ArgumentParser) -> None:
+    _device(command)
+    command.add_argument(
+        "--max-length", type=int, metavar="N", help="tokens a row; else as the spec says, else 128"
+    )
+
+
+def _labelled_data(command: argparse.ArgumentParser) -> None:
+    data = command.add_argument_group("data: a SPEC, or --data, or --glue")
+    data.add_argument("spec", type=Path, nargs="?", metavar="SPEC", help="a run's spec, for its data")
+    data.add_argument("--data", type=Path, metavar="FILE", help="one file of labelled texts")
+    data.add_argument("--glue", metavar="TASK", help="a task of GLUE by name: sst2, mnli …")
+    data.add_argument("--folder", type=Path, metavar="DIR", help="where the files of --glue are")
+    data.add_argument(
+        "--set", action="append", metavar="NAME", help="a set of it, may be repeated; else all but train"
+    )
+    _columns(command)
+    command.add_argument("--label", metavar="COLUMN", help="of --data; default: label")
+    command.add_argument("--task", choices=get_args(Task), help="of --data; default: as the model says")
+
+
+def _columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=get_args(DataFormat), help="of the file; else by its name")
+    command.add_argument("--text", metavar="COLUMN", help="default: text")
+    command.add_argument("--text-pair", metavar="COLUMN", help="of the second text of a pair")

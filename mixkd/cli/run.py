@@ -1,0 +1,80 @@
+"""`run`: a whole distillation, for a person at a terminal, for a script, or for the service's worker."""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from mixkd.cli import show
+from mixkd.contract.problems import RefusedError
+from mixkd.control import Control
+from mixkd.failures import explain
+from mixkd.inputs import read_spec
+from mixkd.parent import die_with_parent
+from mixkd.quiet import quiet_libraries
+from mixkd.reporter import Reporter, Send, to_pipe, to_stdout, to_terminal
+
+
+def main(given: argparse.Namespace) -> int:
+    """Distil; 0 with `student/` and `report.json` in the folder, 1 after a failure, 143 after SIGTERM."""
+    control = Control()
+    control.install()
+    if given.pipe is not None:
+        die_with_parent()
+    try:
+        status = _run(given, control)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except SystemExit as stop:  # told by SIGTERM, or nobody reads the pipe: all is tidied up by now
+        status = int(stop.code or 0)
+    if given.pipe is not None:
+        # Taking Python and torch down in order took 2 s on a busy machine, which a cancel would wait for.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(given: argparse.Namespace, control: Control) -> int:
+    on_terminal = given.pipe is None and not given.json and sys.stderr.isatty()
+    reporter = Reporter(_send(given.pipe, on_terminal=on_terminal))
+    try:
+        spec = read_spec(given.spec)
+        _make(given.dir)
+        if given.fresh:
+            _forget(given.dir)
+        quiet_libraries()
+        from mixkd.run import run
+
+        run(spec, given.dir, reporter, given.device, control)
+    except Exception as error:
+        reporter.failed(explain(error))
+        if not isinstance(error, RefusedError):  # what a refusal has to say is in its message
+            traceback.print_exc()
+        elif not on_terminal:  # which has shown it already
+            show.refusals(error)
+        return 1
+    return 0
+
+
+def _send(pipe: int | None, *, on_terminal: bool) -> Send:
+    if pipe is not None:
+        return to_pipe(pipe)
+    return to_terminal() if on_terminal else to_stdout()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise show.unwritable("dir", folder, error) from None
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an interrupted run would go on from."""
+    from mixkd.resolve import NAME
+
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / NAME).unlink(missing_ok=True)
