@@ -194,6 +194,7 @@ def test_more_training_rows_than_there_are(sets: dict[str, int], most: int) -> N
     problem = only(problems(recipe(train_examples=most + 1), teacher(), rows))
     assert (problem.field, problem.value) == ("recipe.train_examples", most + 1)
     assert problem.remedy == f"choose 2 to {most}"
+    assert ("set aside" in problem.problem) == (not sets)
 
 
 def test_scores_need_a_teacher_with_one_output() -> None:

@@ -110,6 +110,9 @@ def test_a_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
     texts = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
     problem = refusal(save(tmp_path, {"text": texts, "label": ["x", "y", "x"]}))
     assert problem.problem == "line 2: 'text' is not valid UTF-8"
+    lists = pa.ListArray.from_arrays([0, 1, 2, 3], texts)
+    problem = refusal(save(tmp_path, {"text": TEXTS, "label": lists}, task="multi_label"))
+    assert problem.problem == "line 2: 'label' is not valid UTF-8"
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,16 @@ def test_no_text_is_on_both_sides_and_no_row_is_lost(rows: list[Row], seed: int)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_tenth_of_every_label_is_set_aside(seed: int) -> None:
-    kept, aside = carve(of_labels({"a": 1000, "b": 100, "c": 20, "d": 1}), seed)
+    _, aside = carve(of_labels({"a": 1000, "b": 100, "c": 20}), seed)
     assert counts(aside) == {"a": pytest.approx(100, abs=1), "b": pytest.approx(10, abs=1), "c": 2}
-    assert counts(kept)["d"] == 1  # the only one of its label
+
+
+def test_the_last_text_of_a_label_stays_in_training() -> None:
+    rare = [f"rare {n}" for n in range(20)]
+    _, aside = carve(of_labels({"a": 30, **dict.fromkeys(rare, 1)}), 0)
+    assert counts(aside) == {"a": 5}
+    kept, aside = carve(of_labels(dict.fromkeys(rare, 1)), 0)  # if every one is the last, some have to go
+    assert (len(kept), len(aside)) == (18, 2)
 
 
 def test_a_tenth_of_every_range_of_scores_is_set_aside() -> None:
@@ -92,8 +99,10 @@ def test_a_tenth_of_every_set_of_labels_is_set_aside() -> None:
 
 def test_the_seed_decides_which_rows_are_set_aside() -> None:
     rows = of_labels({"a": 50, "b": 50})
-    assert carve(rows, 1) == carve(rows, 1)
-    assert carve(rows, 1) != carve(rows, 2)
+    different = {tuple(row.line for row in carve(rows, seed)[1]) for seed in range(40)}
+    assert len(different) == 40
+    scores = [Row(n + 1, f"text {n}", None, float(n)) for n in range(100)]  # each is its own stratum
+    assert carve(scores, 1) != carve(scores, 2)
 
 
 # -- limiting the training rows --------------------------------------------------------------------------
