@@ -85,7 +85,7 @@ def load_with_new_head(folder: Path, labels: Sequence[str], task: Task) -> PreTr
     Raises:
         RefusedError: a weight of the encoder is missing, or the library cannot load the folder.
     """
-    model = load_encoder(folder, **head_fields(labels, task))
+    model = load_encoder(folder, "teacher", **head_fields(labels, task))
     fresh = new_classifier(copy.deepcopy(model.config))
     for name, module in fresh.named_children():
         if name != model.base_model_prefix:

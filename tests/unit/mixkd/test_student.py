@@ -158,6 +158,15 @@ def test_a_student_of_a_score_has_one_output(tmp_path: Path) -> None:
     assert (labels_of(student), student.config.problem_type) == (["score"], "regression")
 
 
+@pytest.mark.parametrize("init", ["teacher", "config"])
+def test_a_student_attends_by_the_same_kernels_as_its_teacher(init: str) -> None:
+    """Which is chosen once a job."""
+    teacher = tiny_classifier("bert")
+    for chosen in ("eager", "sdpa"):
+        teacher.set_attn_implementation(chosen)
+        assert build(spec_of(init=init), teacher).config._attn_implementation == chosen
+
+
 # -- random weights --------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,14 @@ def test_padding_changes_no_answer(model: PreTrainedModel, at: MixAt) -> None:
         torch.testing.assert_close(padded[row : row + 1], alone, rtol=0, atol=1e-12)
 
 
+def test_positions_count_every_token_wherever_rows_are_mixed(model: PreTrainedModel) -> None:
+    """By its tokens RoBERTa does not count a padding token that a text itself has."""
+    tokens, mask, segments = TOKENS[:1].clone(), MASK[:1], SEGMENTS[:1]
+    tokens[0, 3] = 1
+    by_word, by_norm = (logits(model, embed(model, tokens, segments, at), mask, segments, at) for at in AT)
+    assert torch.equal(by_word, by_norm)
+
+
 @pytest.mark.parametrize("at", AT)
 def test_at_weight_one_a_row_is_itself_if_its_partner_is_no_longer(model: PreTrainedModel, at: MixAt) -> None:
     whole = plain(model, TOKENS, MASK, SEGMENTS)
