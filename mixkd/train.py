@@ -161,9 +161,7 @@ def _gradients(
             size = min(state.micro_batch or len(rows), len(rows))
             if size == 1 or not is_out_of_memory(error):
                 raise
-        # After the handler, whose error holds on to the tensors of the failed step.
-        training.optimiser.zero_grad()
-        if around.device.type == "cuda":
+        if around.device.type == "cuda":  # after the handler, whose error held on to the step's tensors
             torch.cuda.empty_cache()
         state.micro_batch = size // 2
         state.notes.append(

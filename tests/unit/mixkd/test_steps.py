@@ -167,6 +167,15 @@ def test_in_fp16_a_step_whose_gradient_overflows_is_left_out(
     assert all("gradient_norm" in values for values in metrics)
 
 
+def test_in_fp16_a_loss_that_is_not_finite_is_a_divergence_at_once(
+    classifier: PreTrainedModel, rows: TrainData, fit: Fit
+) -> None:
+    learn = at_step(3, finetune(classifier, rows), lambda terms: {"loss": terms["loss"] * float("inf")})
+    with pytest.raises(DivergedError) as caught:
+        fit(objective=learn, precision="fp16")
+    assert caught.value.step == 3
+
+
 def test_in_fp16_a_gradient_that_overflows_whatever_its_scale_is_a_divergence(
     classifier: PreTrainedModel, rows: TrainData, fit: Fit
 ) -> None:
