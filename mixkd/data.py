@@ -1,6 +1,6 @@
 """Labelled texts, read and tokenised once."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -170,11 +170,11 @@ def _one_of_each(rows: Sequence[Row], rng: np.random.Generator) -> tuple[list[in
     """Indices of rows that together have every label, and all others, by stratum."""
     needed: list[int] = []
     others: list[int] = []
-    seen: set[Hashable] = set()
+    seen: set[str] = set()
     for index in _in_strata(rows, rng):
-        new = _labels(rows[index]) - seen
-        (needed if new else others).append(index)
-        seen |= new
+        there = _labels(rows[index])
+        (others if seen.issuperset(there) else needed).append(index)
+        seen.update(there)
     return needed, others
 
 
@@ -190,10 +190,10 @@ def _stratum(row: Row) -> tuple[float, tuple[str, ...]]:
     return 0.0, tuple(sorted(_labels(row)))
 
 
-def _labels(row: Row) -> set[str]:
+def _labels(row: Row) -> tuple[str, ...]:
     if isinstance(row.label, str):
-        return {row.label}
-    return set(row.label) if isinstance(row.label, tuple) else set()
+        return (row.label,)
+    return row.label if isinstance(row.label, tuple) else ()
 
 
 def _spread(indices: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
