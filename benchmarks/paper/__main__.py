@@ -86,6 +86,7 @@ def _setting(given: argparse.Namespace) -> training.Setting:
             batch_size=given.batch_size,
             learning_rate=given.learning_rate,
             layers=given.layers,
+            precision=given.precision,
         ),
         translation=translation,
         device=find_device(given.device),
@@ -112,9 +113,10 @@ def _parser() -> argparse.ArgumentParser:
 
     budget = parser.add_argument_group("the budget of every network alike")
     budget.add_argument("--epochs", type=int, default=3)
-    budget.add_argument("--least-steps", type=int, default=100, help="more epochs where 3 have fewer steps")
+    budget.add_argument("--least-steps", type=int, default=80, help="or more epochs")
     budget.add_argument("--batch-size", type=int, default=32)
     budget.add_argument("--learning-rate", type=float, default=1e-4)
+    budget.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     budget.add_argument("--layers", type=int, default=3, help="of the students")
 
     how = parser.add_argument_group("how")

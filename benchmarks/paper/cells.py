@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from mixkd.atomic import write_text
 from mixkd.batching import batch_count
 from mixkd.contract.data_spec import SetName
-from mixkd.contract.spec import DistilSpec, Preset
+from mixkd.contract.spec import DistilSpec, Precision, Preset
 from mixkd.contract.strict import Strict
 from mixkd.metrics import Scores
 from mixkd.provenance import FileCard, device_name
@@ -22,7 +23,7 @@ AUGMENTED = "+BT"
 
 
 class Budget(Strict):
-    """What every network of the table has alike, the teacher too: no method is tuned by itself.
+    """What every network of the table has alike, the teachers too: no method is tuned by itself.
 
     A small share of the data gets more epochs, or it would be over before anything was learned.
     """
@@ -32,6 +33,7 @@ class Budget(Strict):
     batch_size: int
     learning_rate: float
     layers: int
+    precision: Literal["auto"] | Precision
 
     def epochs_for(self, rows: int) -> int:
         """How often so many rows are gone through: `epochs` times, or until there were `least_steps`."""

@@ -117,8 +117,12 @@ def _differences(tasks: Sequence[Benchmark], cells: Sequence[Cell]) -> str:
 
 
 def _budget(cells: Sequence[Cell]) -> str:
-    settings = {(cell.recipe.distil.batch_size, cell.recipe.distil.learning_rate) for cell in cells}
-    common = "; ".join(f"batches of {size}, learning rate {rate:g}" for size, rate in sorted(settings))
+    settings = {
+        f"batches of {recipe.distil.batch_size}, learning rate {recipe.distil.learning_rate:g}, "
+        f"{recipe.runtime.precision}"
+        for recipe in (cell.recipe for cell in cells)
+    }
+    common = "; ".join(sorted(settings))
     real = [cell for cell in cells if not cell.added_rows]
     epochs = {(cell.key.task, -cell.key.share): (cell.epochs, cell.steps) for cell in real}
     each = ", ".join(

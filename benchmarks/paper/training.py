@@ -58,8 +58,8 @@ def run(
         RefusedError: a model or a file cannot be used.
     """
     setting.cells.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        for share in shares:
+    for share in shares:
+        for task in tasks:
             plain = [Key(task=task.name, share=share, method=m, seed=s) for s in seeds for m in methods]
             _students(setting, task, share, plain, None)
             if setting.translation is not None:
@@ -116,11 +116,12 @@ def _taught(setting: Setting, task: Benchmark, share: float) -> Path:
 
 def _finish(setting: Setting, key: Key, prepared: Prepared, trained: Trained, *, rows: int) -> None:
     """Score a model that was trained, write its cell, say so."""
-    model, outcome = trained.model, trained.outcome
+    model, outcome, precision = trained.model, trained.outcome, prepared.spec.recipe.runtime.precision
+    assert precision != "auto"  # it was chosen before the training
     leave(prepared, [model])
     began = monotonic()
     scores: dict[SetName, Scores] = {
-        name: validate(model, encoded, prepared.task, prepared.metrics, setting.device)
+        name: validate(model, encoded, prepared.task, prepared.metrics, setting.device, precision=precision)
         for name, encoded in prepared.teacher_sets.items()
         if name not in ("train", "validation")
     }
@@ -164,6 +165,7 @@ def _prepare(
                 "max_length": task.max_length,
                 "train_fraction": share,
                 "seed": _SAMPLE,
+                "runtime": {"precision": setting.budget.precision},
             }
         ),
     )

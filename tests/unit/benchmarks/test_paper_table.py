@@ -10,7 +10,7 @@ from benchmarks.paper.tasks import Benchmark
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.spec import DistilSpec
 
-BUDGET = Budget(epochs=3, least_steps=100, batch_size=32, learning_rate=1e-4, layers=3)
+BUDGET = Budget(epochs=3, least_steps=100, batch_size=32, learning_rate=1e-4, layers=3, precision="auto")
 TASK = Benchmark(
     name="movie",
     title="film-review sentences",
