@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mixkd.atomic import write_text
 from mixkd.contract.problems import Problem, RefusedError
-from mixkd.contract.spec import Precision, RunSpec, RuntimeSpec
+from mixkd.contract.spec import Attention, Precision, RunSpec, RuntimeSpec
 
 NAME = "resolved.json"
 
@@ -66,18 +67,17 @@ def _precision(asked: RuntimeSpec, device: torch.device) -> Precision:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def _attention(asked: RuntimeSpec, teacher: PreTrainedModel) -> str:
+def _attention(asked: RuntimeSpec, teacher: PreTrainedModel) -> Attention:
     """What the library takes for this teacher, unless the recipe names one that it can take."""
-    if asked.attention == "auto":
-        return str(teacher.config._attn_implementation)
-    try:
+    if asked.attention != "auto":
         teacher.set_attn_implementation(asked.attention)
-    except ValueError:
+    taken = cast("Attention", teacher.config._attn_implementation)
+    if asked.attention not in ("auto", taken):  # the library says nothing, and takes another
         raise RefusedError(
             Problem("recipe.runtime.attention", f"{teacher.config.model_type} has no such attention",
-                    asked.attention, "use `auto`")
-        ) from None  # fmt: skip
-    return asked.attention
+                    asked.attention, f"use `auto` or `{taken}`")
+        )  # fmt: skip
+    return taken
 
 
 def _earlier(folder: Path) -> RunSpec | None:

@@ -31,7 +31,7 @@ def fetch(storage: Storage, claim: Claim, folder: Path, check: Callable[[], None
     run = RunSpec.model_validate(
         {
             "teacher": teacher,
-            "data": {"files": data, "format": claim.data_format, "columns": claim.data_columns},
+            "data": {**claim.data_reading, "files": data},
             "recipe": claim.recipe,
         }
     )

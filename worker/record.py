@@ -8,7 +8,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from core.db import SessionFactory
 from core.jobs import claims
-from mixkd.contract.messages import Message, Metric, PhaseStarted, Progress
+from mixkd.contract.messages import Message, Metric, Note, PhaseStarted, Progress, Resolved
 
 FLUSH_SECONDS = 1.0
 MAX_METRICS = 10_000  # kept through an outage; then the oldest go
@@ -23,6 +23,8 @@ class Recorder:
         self._sessions = sessions
         self._token = token
         self._phases: list[PhaseStarted] = []
+        self._resolved: Resolved | None = None
+        self._notes: list[Note] = []
         self._metrics: list[Metric] = []
         self._progress: Progress | None = None
         self._due = 0.0
@@ -38,6 +40,10 @@ class Recorder:
                 self._phases.append(message)
                 self._progress = None
                 self._due = 0
+            case Resolved():
+                self._resolved = message
+            case Note():
+                self._notes.append(message)
             case Metric():
                 self._metrics.append(message)
             case Progress():
@@ -52,12 +58,16 @@ class Recorder:
             LeaseLostError: the job is no longer ours.
         """
         self._due = time.monotonic() + FLUSH_SECONDS
-        if not (self._phases or self._metrics or self._progress):
+        if not (self._phases or self._resolved or self._notes or self._metrics or self._progress):
             return
         try:
             with self._sessions.begin() as session:
                 for phase in self._phases:
                     claims.enter_phase(session, self._token, phase.phase, phase.steps)
+                if self._resolved is not None:
+                    claims.resolved(session, self._token, self._resolved.runtime)
+                for note in self._notes:
+                    claims.note(session, self._token, note.detail)
                 if self._metrics:
                     claims.metrics(session, self._token, self._metrics)
                 if self._progress is not None:
@@ -68,4 +78,5 @@ class Recorder:
             return
         except DataError as error:  # a number that is none: lost, but no reason to lose the training
             log.warning("dropped what the database does not store: %s", error.orig)
-        self._phases, self._metrics, self._progress = [], [], None
+        self._phases, self._notes, self._metrics = [], [], []
+        self._resolved = self._progress = None

@@ -1,6 +1,6 @@
 """`/v1/datasets`: upload and read data sets."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -12,22 +12,33 @@ from api.schemas.common import Id, Page, PageQuery
 from api.schemas.datasets import DatasetForm, DatasetView
 from core.datasets import service
 from core.errors import InvalidInput
-from mixkd.contract.data_spec import Split
+from mixkd.contract.data_spec import DataFormat, Split, Task
 
 router = APIRouter(prefix="/datasets", tags=["data sets"])
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _FILE = {"type": "string", "format": "binary"}
+
+
+def _json(description: str, example: str) -> dict[str, object]:
+    """A part that holds JSON, for OpenAPI."""
+    kind = {"type": "string", "contentMediaType": "application/json"}
+    return {**kind, "description": description, "examples": [example]}
+
+
 _BODY = uploads.documented(
     {
         "name": {"type": "string", "maxLength": 200},
-        "format": {"type": "string", "enum": ["jsonl", "csv", "tsv"], "default": "jsonl"},
-        "columns": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "description": "which column holds what",
-            "examples": ['{"text": "question", "label": "class"}'],
-        },
+        "format": {"type": "string", "enum": list(get_args(DataFormat)), "default": "jsonl"},
+        "header": {"type": "boolean", "default": True, "description": "CSV, TSV: line 1 names the columns"},
+        "bad_rows": {"type": "string", "enum": ["refuse", "skip"], "default": "refuse"},
+        "columns": _json("which column holds what", '{"text": "question", "label": "class"}'),
+        "task": {"type": "string", "enum": list(get_args(Task)), "default": "single_label"},
+        "labels": _json("in the order of a new head's outputs", '["negative", "positive"]'),
+        "label_names": _json("names of the labels that the files hold", '{"0": "negative"}'),
+        "label_separator": {"type": "string", "default": "|", "description": "several labels in a CSV cell"},
+        "score_range": _json("lowest and highest score of a regression", "[0, 5]"),
+        "metrics": _json("the first one chooses the best weights", '["f1", "accuracy"]'),
         "train": _FILE,
         "validation": _FILE,
         "test": _FILE,
@@ -64,8 +75,7 @@ async def create(
             raise InvalidInput.of("train", "it is required", remedy="send the training file")
         upload = service.Upload(
             name=form.name,
-            format=form.format,
-            columns=form.columns,
+            reading=form.reading(),
             files={split: parts.files[split][0] for split in _SPLITS if split in parts.files},
         )
         small = sum(p.stat().st_size for p in upload.files.values()) <= settings.inline_import_bytes

@@ -1,12 +1,13 @@
 """The `datasets` table."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
-from sqlalchemy import CheckConstraint, ForeignKey, String
+from sqlalchemy import CheckConstraint, ForeignKey, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db import NOW, Base
+from core.db import NOW, Base, one_of
+from mixkd.contract.data_spec import DataFormat, Reading
 
 
 class Dataset(Base):
@@ -21,7 +22,7 @@ class Dataset(Base):
         CheckConstraint("(status = 'ready') = (report IS NOT NULL)", name="ready_has_report"),
         CheckConstraint("(status = 'ready') = (fingerprint IS NOT NULL)", name="ready_has_print"),
         CheckConstraint("(status = 'refused') = (refusal IS NOT NULL)", name="refused_has_reason"),
-        CheckConstraint("format IN ('jsonl', 'csv', 'tsv')", name="format"),
+        CheckConstraint(one_of("format", get_args(DataFormat)), name="format"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -31,7 +32,14 @@ class Dataset(Base):
     refusal: Mapped[dict[str, Any] | None]
     format: Mapped[str] = mapped_column(String(16))
     columns: Mapped[dict[str, Any]]
+    # What of mixkd.contract.data_spec.Reading is not its default, beside format and columns.
+    reading: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     files: Mapped[dict[str, Any]]  # split -> {"path", "size", "sha256"}, path relative to datasets/ID/
     report: Mapped[dict[str, Any] | None]  # mixkd.contract.rows.DatasetReport
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # sha256 over files and columns
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+    @property
+    def read_as(self) -> Reading:
+        """How its files are read."""
+        return Reading.model_validate({**self.reading, "format": self.format, "columns": self.columns})

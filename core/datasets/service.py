@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from core.ids import new_id
 from core.imports import ImportStatus
 from core.paging import Page
 from core.storage import CorruptFileError, Storage, StoredFile, digest
-from mixkd.contract.data_spec import Columns, DataFormat, DataSpec, Split
+from mixkd.contract.data_spec import DataSpec, Reading, Split
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import DatasetReport, check_dataset
 
@@ -32,8 +32,7 @@ class Upload:
     """What a user sent; the files lie in a folder of the request."""
 
     name: str
-    format: DataFormat
-    columns: Columns
+    reading: Reading
     files: Mapping[Split, Path]
 
 
@@ -74,24 +73,23 @@ def create(
         owner_id=owner_id,
         name=upload.name,
         status=ImportStatus.IMPORTING,
-        format=upload.format,
-        columns=upload.columns.model_dump(),
+        format=upload.reading.format,
+        columns=upload.reading.columns.model_dump(),
+        reading=_further(upload.reading),
         files={},
     )
     if sum(file.size for file in digests.values()) <= settings.inline_import_bytes:
-        report = check_dataset(
-            DataSpec(files=dict(upload.files), format=upload.format, columns=upload.columns)
-        )
+        report = check_dataset(_described(upload.reading, upload.files))
         dataset.status = ImportStatus.READY
         dataset.report = report.model_dump(mode="json")
-        dataset.fingerprint = fingerprint(upload.format, upload.columns, digests)
+        dataset.fingerprint = fingerprint(upload.reading, digests)
 
     prefix = _prefix(dataset.id)
     with imports.undone_unless(lambda s: s.get(Dataset, dataset.id) is not None, sessions, storage, prefix):
         dataset.files = {
             split: {"path": name, **asdict(storage.put_file(f"{prefix}/{name}", path))}
             for split, path in upload.files.items()
-            for name in [f"{split}.{upload.format}"]
+            for name in [f"{split}.{upload.reading.format}"]
         }
         with sessions() as session:
             made_before = idempotency.claim(session, request, dataset.id)
@@ -146,16 +144,14 @@ def run_import(sessions: SessionFactory, storage: Storage, settings: Settings, d
             dataset_id,
             status=ImportStatus.READY,
             report=report.model_dump(mode="json"),
-            fingerprint=fingerprint(
-                dataset.format, Columns.model_validate(dataset.columns), _manifest(dataset)
-            ),
+            fingerprint=fingerprint(dataset.read_as, _manifest(dataset)),
         )
         session.commit()
     log.info("data set %s is ready", dataset_id)
 
 
 def _check_stored(storage: Storage, dataset: Dataset, folder: Path) -> DatasetReport:
-    paths: dict[str, Path] = {}
+    paths: dict[Split, Path] = {}
     for split, promised in _manifest(dataset).items():
         paths[split] = folder / split
         try:
@@ -165,9 +161,7 @@ def _check_stored(storage: Storage, dataset: Dataset, folder: Path) -> DatasetRe
             raise RefusedError(
                 Problem(f"files.{split}", "it was damaged while it waited", None, "send it again")
             ) from error
-    return check_dataset(
-        DataSpec.model_validate({"files": paths, "format": dataset.format, "columns": dataset.columns})
-    )
+    return check_dataset(_described(dataset.read_as, paths))
 
 
 def _refuse(sessions: SessionFactory, storage: Storage, dataset_id: str, refused: RefusedError) -> None:
@@ -181,22 +175,28 @@ def _refuse(sessions: SessionFactory, storage: Storage, dataset_id: str, refused
         log.info("data set %s is refused: %s", dataset_id, refused)
 
 
-def fingerprint(
-    format: str,  # noqa: A002 - the table's own word
-    columns: Columns,
-    files: Mapping[Split, StoredFile],
-) -> str:
-    """SHA-256, in hex, of what decides the rows: the format, the columns, and each file's SHA-256."""
+def _described(reading: Reading, files: Mapping[Split, Path]) -> DataSpec:
+    return DataSpec.model_validate({**reading.model_dump(), "files": files})
+
+
+def _further(reading: Reading) -> dict[str, Any]:
+    """What is not said by format and columns, and is not the default."""
+    return reading.model_dump(mode="json", exclude={"format", "columns"}, exclude_defaults=True)
+
+
+def fingerprint(reading: Reading, files: Mapping[Split, StoredFile]) -> str:
+    """SHA-256, in hex, of what decides the rows: how the files are read, and each file's SHA-256."""
     content = {
-        "format": format,
-        "columns": columns.model_dump(),
+        **_further(reading),
+        "format": reading.format,
+        "columns": reading.columns.model_dump(),
         "files": {split: file.sha256 for split, file in files.items()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _asked_for(upload: Upload, digests: Mapping[Split, StoredFile]) -> object:
-    return {"name": upload.name, "is": fingerprint(upload.format, upload.columns, digests)}
+    return {"name": upload.name, "is": fingerprint(upload.reading, digests)}
 
 
 def _manifest(dataset: Dataset) -> dict[Split, StoredFile]:

@@ -28,6 +28,7 @@ from core.jobs.transitions import transition
 from core.models.models import Model
 from core.storage import StoredFile
 from mixkd.contract.messages import Metric, Phase, Progress
+from mixkd.contract.spec import RuntimeSpec
 
 Outcome = Literal["succeeded", "failed", "cancelled", "paused", "handed_back", "lost"]
 
@@ -52,8 +53,7 @@ class Claim:
     teacher_files: dict[str, StoredFile]
     data_prefix: str
     data_files: dict[str, tuple[str, StoredFile]]  # split -> path under the prefix, what it must be
-    data_format: str
-    data_columns: dict[str, Any]
+    data_reading: dict[str, Any]  # mixkd.contract.data_spec.Reading
 
     @property
     def prefix(self) -> str:
@@ -147,6 +147,26 @@ def enter_phase(session: Session, token: UUID, phase: Phase, steps: int = 0) -> 
     job.progress = None
     session.flush()
     events.append(session, job.id, "phase", phase=phase, steps=steps, attempt=job.fence)
+
+
+def resolved(session: Session, token: UUID, runtime: RuntimeSpec) -> None:
+    """Keep what an attempt chose of what the recipe leaves open: every later one computes in the same way.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    _locked(session, token).runtime = runtime.model_dump(mode="json")
+    session.flush()
+
+
+def note(session: Session, token: UUID, detail: str) -> None:
+    """Record what the trainer thinks the user should know.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    job = _locked(session, token)
+    events.append(session, job.id, "note", detail=detail, attempt=job.fence)
 
 
 def progress(session: Session, token: UUID, last: Progress) -> None:
@@ -365,13 +385,12 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
         job_id=job.id,
         token=token,
         fence=job.fence,
-        recipe=job.recipe,
+        recipe=job.recipe if job.runtime is None else {**job.recipe, "runtime": job.runtime},
         teacher_prefix=teacher.prefix,
         teacher_files={path: _stored(file) for path, file in (teacher.files or {}).items()},
         data_prefix=f"datasets/{data.id}",
         data_files={split: (file["path"], _stored(file)) for split, file in data.files.items()},
-        data_format=data.format,
-        data_columns=data.columns,
+        data_reading=data.read_as.model_dump(mode="json"),
     )
 
 

@@ -60,6 +60,7 @@ class Job(Base):
     teacher_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     recipe: Mapped[dict[str, Any]]  # mixkd.contract.spec.DistilSpec
+    runtime: Mapped[dict[str, Any] | None]  # mixkd.contract.spec.RuntimeSpec, as the first attempt chose it
     priority: Mapped[int] = mapped_column(server_default="50")
 
     status: Mapped[str] = mapped_column(String(16), server_default="queued")

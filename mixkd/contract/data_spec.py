@@ -39,14 +39,9 @@ class Columns(Strict):
     label: ColumnName = "label"
 
 
-class DataSpec(Strict):
-    """Labelled texts: one file per set, all of one format.
+class Reading(Strict):
+    """How labelled texts are read and what they are for: everything but where they lie."""
 
-    `train` is needed. `validation` chooses the best epoch; without it some training rows are set aside.
-    `test` and sets of any other name are evaluated at the end.
-    """
-
-    files: dict[SetName, Path]
     format: DataFormat = "jsonl"
     header: bool = Field(True, description="whether the first line of CSV and TSV names the columns")
     bad_rows: Literal["refuse", "skip"] = Field(
@@ -97,3 +92,13 @@ class DataSpec(Strict):
         if not self.header and self.format not in ("csv", "tsv"):
             raise ValueError("`header` is for CSV and TSV")
         return self
+
+
+class DataSpec(Reading):
+    """Labelled texts: one file per set, all of one format.
+
+    `train` is needed. `validation` chooses the best epoch; without it some training rows are set aside.
+    `test` and sets of any other name are evaluated at the end.
+    """
+
+    files: dict[SetName, Path]

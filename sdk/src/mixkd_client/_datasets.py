@@ -26,13 +26,18 @@ class Datasets:
         test: str | PathLike[str] | None = None,
         format: str | None = None,  # noqa: A002 - the API's own word
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        reading: Mapping[str, object] | None = None,
         idempotency_key: str | None = None,
     ) -> Dataset:
         """Upload labelled texts. A large set is still `importing` when this returns: see `wait`.
 
         Args:
-            format: `jsonl`, `csv` or `tsv`; by default the training file's suffix.
+            format: `jsonl`, `csv`, `tsv` or `parquet`; by default the training file's suffix.
             columns: which column holds what: `{"text": …, "label": …}`, and `"text_pair"` where there is one.
+            task: `single_label` (the default), `multi_label` or `regression`.
+            reading: what else the service takes of how to read the files: `{"score_range": [0, 5]}`,
+                `{"label_names": {"0": "negative", "1": "positive"}}`, `{"header": False}` …
 
         Raises:
             InvalidInput: `errors` says what is wrong with the data, bad rows by line number.
@@ -42,6 +47,10 @@ class Datasets:
         fields = {"name": name, "format": format or paths["train"].suffix.lstrip(".")}
         if columns is not None:
             fields["columns"] = json.dumps(dict(columns))
+        if task is not None:
+            fields["task"] = task
+        for field, value in (reading or {}).items():
+            fields[field] = value if isinstance(value, str) else json.dumps(value)
         with ExitStack() as stack:
             files = {
                 split: (path.name, stack.enter_context(path.open("rb"))) for split, path in paths.items()

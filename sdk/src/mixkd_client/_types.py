@@ -49,6 +49,8 @@ class Dataset(Answer):
     format: str
     columns: dict[str, Any]
     created_at: datetime
+    task: str = "single_label"
+    reading: dict[str, Any] = {}
     refusal: ProblemDocument | None = None
     report: dict[str, Any] | None = None
     fingerprint: str | None = None

@@ -116,6 +116,57 @@ def test_csv_with_named_columns(api: TestClient) -> None:
     assert answer.json()["report"]["labels"] == ["human", "place"]
 
 
+def scores(*rows: tuple[str, float]) -> bytes:
+    return b"".join(json.dumps({"text": text, "label": score}).encode() + b"\n" for text, score in rows)
+
+
+def test_scores_are_a_regression(api: TestClient) -> None:
+    rows = scores(("bad", 0.5), ("fair", 2.5), ("good", 4.75))
+    made = upload(api, rows, task="regression", score_range="[0, 5]").json()
+    assert (made["task"], made["reading"]) == (
+        "regression",
+        {"task": "regression", "score_range": [0, 5]},
+    )
+    assert made["report"]["task"] == "regression"
+    outside = upload(api, rows, task="regression", score_range="[0, 4]")
+    assert outside.status_code == 422
+    assert "4.75" in outside.json()["errors"][0]["problem"]
+
+
+def test_several_labels_a_row(api: TestClient) -> None:
+    rows = b"text\tlabel\nred and blue\tred|blue\nnothing\t\nblue\tblue\n"
+    made = upload(api, rows, format="tsv", task="multi_label").json()
+    assert made["report"]["labels"] == ["blue", "red"]
+
+
+def test_parquet_with_a_hubs_numbers_for_labels(api: TestClient, tmp_path: Path) -> None:
+    from pyarrow import parquet, table
+
+    path = tmp_path / "train.parquet"
+    columns = {"sentence": ["a fine film", "a dull one", "fine"], "label": [1, 0, 1]}
+    parquet.write_table(table(columns), path)
+    answer = upload(
+        api,
+        path.read_bytes(),
+        format="parquet",
+        columns='{"text": "sentence"}',
+        label_names='{"0": "negative", "1": "positive"}',
+        labels='["negative", "positive"]',
+    )
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["report"]["labels"] == ["negative", "positive"]
+
+
+def test_how_files_are_read_is_a_part_of_the_fingerprint(api: TestClient) -> None:
+    rows = scores(("bad", 1), ("fair", 2), ("good", 3))
+    prints = {
+        upload(api, rows).json()["fingerprint"],
+        upload(api, rows, task="regression").json()["fingerprint"],
+        upload(api, rows, task="regression", score_range="[0, 5]").json()["fingerprint"],
+    }
+    assert len(prints) == 3
+
+
 def test_the_fingerprint_tells_contents_apart_and_not_names(api: TestClient) -> None:
     prints = [
         upload(api).json()["fingerprint"],
@@ -139,7 +190,14 @@ def test_the_fingerprint_tells_contents_apart_and_not_names(api: TestClient) -> 
         ({"train": b'{"text": "caf\xe9", "label": "x"}\n'}, "files.train", "line 1: not valid UTF-8"),
         ({"train": QUESTIONS + b'{"text": "a"}\n'}, "files.train", "line 5: 'label' is missing"),
         ({"test": jsonl(("a", "thing"))}, "files.test", "'thing'"),
-        ({"format": "parquet"}, "format", "jsonl"),
+        ({"format": "xlsx"}, "format", "jsonl"),
+        ({"format": "parquet"}, "files.train", "Parquet"),
+        ({"task": "ranking"}, "task", "single_label"),
+        ({"labels": '["human", "thing"]'}, "files.train", "'place'"),
+        ({"label_names": '{"human": "H"}'}, "files.train", "place"),
+        ({"task": "regression"}, "files.train", "number"),
+        ({"score_range": "[0, 5]"}, "body", "of a regression"),
+        ({"metrics": '["pearson"]'}, "body", "single_label"),
         ({"format": "csv"}, "columns.text", "no column 'text'"),
         ({"columns": "{"}, "columns", "JSON"),
         ({"columns": '{"texts": "a"}'}, "columns.texts", "no such field"),
