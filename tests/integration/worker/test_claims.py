@@ -11,11 +11,12 @@ from sqlalchemy import select, text
 from core.db import SessionFactory
 from core.jobs import claims
 from core.jobs.claims import CancelledError, Claim, Failure, LeaseLostError
-from core.jobs.models import JobMetric
+from core.jobs.models import JobEvent, JobMetric
 from core.jobs.states import FailureCause, JobStatus
 from core.models.models import Model
 from core.storage import StoredFile
 from mixkd.contract.messages import Metric, Progress
+from mixkd.contract.spec import DistilSpec, RuntimeSpec
 from tests.support.jobs import Bench
 
 FILES = {"model.safetensors": StoredFile(3, "ab" * 32)}
@@ -265,3 +266,33 @@ def test_numbers_of_a_step_are_put_together_and_the_later_stands(
     with sessions() as session:
         [metric] = session.scalars(select(JobMetric))
     assert metric.values == {"loss": 1.0, "accuracy": 0.5}
+
+
+def test_what_the_first_attempt_chose_is_in_the_next_ones_recipe(bench: Bench) -> None:
+    mine = claimed(bench)
+    chosen = RuntimeSpec(precision="bf16", attention="sdpa", threads=7)
+    with bench.sessions.begin() as session:
+        claims.resolved(session, mine.token, chosen)
+        claims.fail(session, mine.token, CRASH)
+    again = claim(bench, bench.worker())
+    assert again is not None
+    assert "runtime" not in mine.recipe or mine.recipe["runtime"] != again.recipe["runtime"]
+    assert DistilSpec.model_validate(again.recipe).runtime == chosen
+
+
+def test_a_worker_that_lost_its_job_chooses_nothing_and_notes_nothing(bench: Bench) -> None:
+    mine = claimed(bench)
+    take_away(bench, mine)
+    with pytest.raises(LeaseLostError), bench.sessions.begin() as session:
+        claims.resolved(session, mine.token, RuntimeSpec(threads=7))
+    with pytest.raises(LeaseLostError), bench.sessions.begin() as session:
+        claims.note(session, mine.token, "too late")
+
+
+def test_a_note_of_the_trainer_is_an_event(bench: Bench) -> None:
+    mine = claimed(bench)
+    with bench.sessions.begin() as session:
+        claims.note(session, mine.token, "out of memory: 16 rows at once from here on")
+    with bench.sessions() as session:
+        found = session.scalars(select(JobEvent).where(JobEvent.type == "note")).one()
+    assert found.data == {"detail": "out of memory: 16 rows at once from here on", "attempt": 1}
