@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mixkd.bootstrap import Interval
 from mixkd.contract.data_spec import MetricName, SetName, Task
-from mixkd.curves import loss_figure, score_figure
+from mixkd.curves import loss_figure, metric_name, score_figure
 from mixkd.judgement import ModelScores
 from mixkd.markdown import plain, table
 from mixkd.report_schema import ModelCard, Report
@@ -77,7 +77,7 @@ def metadata(report: Report) -> ModelCardData:
             dataset_name=name,
             dataset_split=name,
             metric_type=_HUB_NAMES.get(metric, metric),
-            metric_name=_metric(metric),
+            metric_name=metric_name(metric),
             metric_value=round(interval.value, 6),
         )
         for name, card in report.sets.items()
@@ -121,7 +121,7 @@ def _introduction(report: Report) -> str:
     named = f" ({plain(report.base_model)})" if report.base_model else ""
     kept = "" if report.comparison.kept is None else (
         f"On the {_named(report.judged_on)} rows it has {report.comparison.kept:.1%} of its teacher's "
-        f"{_metric(report.comparison.metric)}.\n"
+        f"{metric_name(report.comparison.metric)}.\n"
     )  # fmt: skip
     return f"""# {_model(student)}, distilled with MixKD
 
@@ -149,7 +149,7 @@ print(answer({asked}))
 
 def _results(report: Report) -> str:
     rows = [
-        [_named(name), _metric(metric), _interval(card.teacher.scores[metric]), _interval(ours),
+        [_named(name), metric_name(metric), _interval(card.teacher.scores[metric]), _interval(ours),
          _interval(card.difference[metric], sign="+")]
         for name, card in report.sets.items()
         for metric, ours in card.student.scores.items()
@@ -186,7 +186,7 @@ The loss is that of the labels; ECE is the expected calibration error, with 15 b
 
 def _baselines(report: Report) -> str:
     rows = [
-        [baseline, _named(name), _metric(metric), _interval(interval),
+        [baseline, _named(name), metric_name(metric), _interval(interval),
          _interval(scores.difference[metric], sign="+")]
         for baseline, card in report.baselines.items()
         for name, scores in card.sets.items()
@@ -235,7 +235,7 @@ def _speed(report: Report) -> str:
     ]  # fmt: skip
     return f"""## Size and speed
 
-Measured in turns on {plain(report.device)}, {report.threads} threads; tokenising is not counted.
+Measured in turns on {plain(report.device)}, {report.threads} thread(s); tokenising is not counted.
 
 {table(["", "teacher", "student", "student / teacher"], rows)}{_onnx(report)}"""
 
@@ -354,10 +354,6 @@ def _named(name: str) -> str:
 def _model(card: ModelCard) -> str:
     name = _FAMILIES.get(card.family, card.family)
     return f"{name} of {card.layers} layer{'' if card.layers == 1 else 's'}"
-
-
-def _metric(name: str) -> str:
-    return name.replace("_f1", "-F1").replace("f1", "F1").replace("_", " ")
 
 
 def _caption(file: str) -> str:

@@ -65,7 +65,7 @@ def score_figure(
     """
     lines = []
     for metric, colour in zip(metrics, _METRICS, strict=False):
-        name = metric.replace("_", "-")
+        name = metric_name(metric)
         if found := series(points, phase, f"validation_{metric}"):
             lines.append(Line(name, found, colour, dots=True))
             if metric in teacher:
@@ -77,6 +77,11 @@ def score_figure(
             name = f"{lines[0].name}, baseline {baseline}"
             lines.append(Line(name, found, colour, dash="1 4", dots=True))
     return Figure(title, _told(lines), lines, kept_step)
+
+
+def metric_name(metric: str) -> str:
+    """As people write it: macro-F1, exact match."""
+    return metric.replace("_f1", "-F1").replace("f1", "F1").replace("_", " ")
 
 
 def _told(lines: Sequence[Line]) -> str:

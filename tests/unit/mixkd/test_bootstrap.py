@@ -123,8 +123,9 @@ def test_the_calibration_error_of_a_few_answers_by_hand() -> None:
 
 
 def test_a_bin_is_closed_above_and_the_ends_have_one() -> None:
-    ends = np.array([0.0, 0.5, 1.0])  # bins (0, 0.5] and (0.5, 1]
-    assert expected_calibration_error(ends, np.array([False, True, True]), bins=2) == pytest.approx(0.5 / 3)
+    ends = np.array([0.0, 0.5, 1.0])  # bins (0, 0.5] and (0.5, 1], the first one with its lower end too
+    error = expected_calibration_error(ends, np.array([True, False, False]), bins=2)
+    assert error == pytest.approx((abs(0.5 - 1) + 1) / 3)
 
 
 @given(st.floats(0.05, 0.95))

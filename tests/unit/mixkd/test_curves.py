@@ -47,7 +47,7 @@ def test_the_scores_are_a_line_each_and_the_teachers_is_level() -> None:
         (y for _, y in accuracy), reverse=True
     )  # rising: y grows downwards
     assert teacher[0][1] == teacher[1][1]
-    assert {"accuracy", "teacher's accuracy", "macro-f1", "kept: step 10", "step"} <= set(words(picture))
+    assert {"accuracy", "teacher's accuracy", "macro-F1", "kept: step 10", "step"} <= set(words(picture))
 
 
 def test_a_value_lies_where_its_axis_says() -> None:

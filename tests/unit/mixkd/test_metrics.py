@@ -79,6 +79,7 @@ DEGENERATE: list[tuple[Task, object, object]] = [
     ("regression", [1.0, 2.0, 3.0], [0.3, 0.3, 0.3]),
     ("regression", [0.1, 0.1, 0.1], [1.0, 2.0, 3.0]),
     ("regression", [0.1, 0.1, 0.1], [0.3, 0.3, 0.3]),
+    ("regression", [0.1] * 10, [0.7] * 10),  # their mean is not quite their value
 ]
 
 

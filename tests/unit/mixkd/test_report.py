@@ -16,7 +16,7 @@ from mixkd.judgement import agreement, class_scores, confusion, judge_set
 from mixkd.provenance import folder_digest
 from mixkd.report_schema import Report
 from mixkd.variant import describe, student_from
-from tests.support.report_card import SETS, STUDENT, TEACHER, TRUTH, make_report, outcome, points
+from tests.support.report_card import EYE, SETS, STUDENT, TEACHER, TRUTH, make_report, outcome, points
 
 
 def test_a_class_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_the_student_over_the_teacher(build: Build) -> None:
     assert (compared.parameters, compared.bytes, compared.latency, compared.throughput) == (0.5, 0.5, 0.5, 1)
 
 
-def test_nothing_is_kept_of_an_error_or_of_a_teacher_that_knows_nothing(build: Build) -> None:
+def test_nothing_is_kept_of_a_teacher_that_knows_nothing(build: Build) -> None:
     wrong = np.roll(TRUTH, 1, axis=1)
     answers = {name: {"teacher": wrong, "student": STUDENT} for name in SETS}
     assert build(answers_by_set=answers).comparison.kept is None
@@ -119,7 +119,15 @@ def test_a_baseline_is_compared_on_every_set(build: Build) -> None:
 
 def test_one_seed_gives_one_report_and_every_set_its_own_resamples(build: Build) -> None:
     assert build() == build()
-    assert build() != build({"seed": 1})
+    rng = np.random.default_rng(0)
+    truth = EYE[rng.integers(3, size=200)]
+    answers = {"teacher": truth + rng.normal(size=truth.shape), "student": rng.normal(size=truth.shape)}
+    many = partial(
+        build, targets_by_set=dict.fromkeys(SETS, truth), answers_by_set=dict.fromkeys(SETS, answers)
+    )
+    sets = many().sets
+    assert sets["test"] != sets["validation"]
+    assert sets["test"] != many({"seed": 1}).sets["test"]
 
 
 def test_a_regression_is_in_its_own_units(build: Build) -> None:
@@ -136,6 +144,13 @@ def test_a_regression_is_in_its_own_units(build: Build) -> None:
     assert card.student.scores["pearson"].value == pytest.approx(-1)
     assert (card.classes, card.student.ece, card.confusion.matrix) == ([], None, None)
     assert report.comparison.kept == pytest.approx(-1)
+    of_errors = build(
+        data={"task": "regression", "metrics": ["rmse"]},
+        labels=["score"],
+        targets_by_set=dict.fromkeys(SETS, truth),
+        answers_by_set=dict.fromkeys(SETS, answers),
+    )
+    assert of_errors.comparison.kept is None  # a larger error is not more of anything
 
 
 def test_it_reads_back_as_it_was_written_and_no_path_is_in_it(build: Build, tmp_path: Path) -> None:
