@@ -5,6 +5,7 @@ report.schema.json of docs/reference, and the parts of other pages between `<!--
 `<!-- end -->`.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ def pages() -> dict[Path, str]:
     """Every page that is generated, wholly or in part, with the text that it should have."""
     from core.config import Settings
     from mixkd.contract.spec import DistilSpec
+    from mixkd.estimate import Estimate
     from mixkd.report_schema import Report
 
     reference = ROOT / "docs" / "reference"
     architecture = ROOT / "docs" / "architecture.md"
     teachers = ROOT / "docs" / "how-to" / "register-a-teacher.md"
+    command_line = reference / "command-line.md"
     return {
         reference / "recipe.md": RECIPE + fields(DistilSpec, defaults=True),
         reference / "settings.md": SETTINGS + settings(Settings),
@@ -39,6 +42,7 @@ def pages() -> dict[Path, str]:
         + "\n",
         architecture: _filled(architecture, states=states(), imports=imports()),
         teachers: _filled(teachers, families=families()),
+        command_line: _filled(command_line, **flags(), estimated=fields(Estimate, defaults=False)),
     }
 
 
@@ -199,6 +203,24 @@ def families() -> str:
     from mixkd.contract.families import FAMILIES
 
     return "    " + ", ".join(FAMILIES) + "\n"
+
+
+def flags() -> dict[str, str]:
+    """What each command of `python -m mixkd` takes."""
+    from mixkd.cli.parser import parser
+
+    [commands] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return {
+        name: _table(
+            ("argument", "meaning"),
+            [
+                (f"`{' '.join([*action.option_strings, *filter(None, [action.metavar])])}`", action.help)
+                for action in command._actions
+                if action.dest != "help"
+            ],
+        )
+        for name, command in commands.choices.items()
+    }
 
 
 def imports() -> str:

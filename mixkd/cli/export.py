@@ -33,11 +33,12 @@ def main(given: argparse.Namespace) -> int:
     """
     folder = given.dir.resolve()
     _refuse_other_folder(folder)
+    max_length = given.max_length
     if given.onnx:
         refuse_missing_packages()
-        labelled_data(given)  # before anything is loaded
+        max_length = max_length or labelled_data(given)[1]
     quiet_libraries()
-    classifier = load(given.model, find_device("cpu"), given.max_length)
+    classifier = load(given.model, find_device("cpu"), max_length)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         export(classifier.model, classifier.tokenizer, folder)

@@ -23,23 +23,30 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = _command(commands, "run", "distil: the student and its report go to a folder")
-    run.add_argument("spec", type=Path, metavar="SPEC")
-    run.add_argument("--dir", type=Path, required=True, help="where student/ and report.json go")
+    run.add_argument("spec", type=Path, metavar="SPEC", help="the run, as JSON")
+    run.add_argument(
+        "--dir", type=Path, required=True, metavar="DIR", help="where student/ and report.json go"
+    )
     run.add_argument("--fresh", action="store_true", help="begin anew where --dir has an interrupted run")
     run.add_argument("--pipe", type=int, metavar="FD", help="send messages there, die with the parent")
     _device(run)
+    _json(run)
 
     validate = _command(commands, "validate", "check the teacher, the data and the recipe of a run")
-    validate.add_argument("spec", type=Path, metavar="SPEC")
+    validate.add_argument("spec", type=Path, metavar="SPEC", help="the run, as JSON")
+    _json(validate)
 
     estimate = _command(commands, "estimate", "say what a run takes: steps, tokens, memory, time")
-    estimate.add_argument("spec", type=Path, metavar="SPEC")
+    estimate.add_argument("spec", type=Path, metavar="SPEC", help="the run, as JSON")
     _device(estimate)
+    _json(estimate)
 
     evaluate = _command(commands, "evaluate", "score a model on labelled texts")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
     _labelled_data(evaluate)
-    _model_flags(evaluate)
+    _device(evaluate)
+    _max_length(evaluate)
+    _json(evaluate)
 
     predict = _command(commands, "predict", "answer texts: one JSON line each, in their order")
     predict.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
@@ -48,35 +55,43 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--output", type=Path, metavar="FILE", help="instead of standard output")
     _columns(predict)
-    _model_flags(predict)
+    _device(predict)
+    _max_length(predict)
 
     export = _command(commands, "export", "write a model's folder anew, as plain transformers loads it")
     export.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
     _labelled_data(export)
-    export.add_argument("--dir", type=Path, required=True, help="the folder to write")
+    export.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the folder to write")
     export.add_argument("--onnx", action="store_true", help="ONNX too, checked on the rows of the data")
-    _model_flags(export)
+    _max_length(export)
+    _json(export)
     return top
 
 
 def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+
+
+def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="JSON on a terminal too")
-    return command
+
+
+def _listed(names: object) -> str:
+    return ", ".join(get_args(names))
 
 
 def _device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device",
+        metavar="DEVICE",
         default=os.environ.get("MIXKD_DEVICE"),
         help="cpu, cuda, cuda:1 …; else MIXKD_DEVICE, else a GPU where there is one",
     )
 
 
-def _model_flags(command: argparse.ArgumentParser) -> None:
-    _device(command)
+def _max_length(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-length", type=int, metavar="N", help="tokens a row; else as the spec says, else 128"
     )
@@ -86,17 +101,27 @@ def _labelled_data(command: argparse.ArgumentParser) -> None:
     data = command.add_argument_group("data: a SPEC, or --data, or --glue")
     data.add_argument("spec", type=Path, nargs="?", metavar="SPEC", help="a run's spec, for its data")
     data.add_argument("--data", type=Path, metavar="FILE", help="one file of labelled texts")
-    data.add_argument("--glue", metavar="TASK", help="a task of GLUE by name: sst2, mnli …")
+    data.add_argument("--glue", metavar="NAME", help="a task of GLUE: sst2, mnli …")
     data.add_argument("--folder", type=Path, metavar="DIR", help="where the files of --glue are")
     data.add_argument(
         "--set", action="append", metavar="NAME", help="a set of it, may be repeated; else all but train"
     )
     _columns(command)
     command.add_argument("--label", metavar="COLUMN", help="of --data; default: label")
-    command.add_argument("--task", choices=get_args(Task), help="of --data; default: as the model says")
+    command.add_argument(
+        "--task",
+        choices=get_args(Task),
+        metavar="TASK",
+        help=f"of --data: {_listed(Task)}; else as the model says",
+    )
 
 
 def _columns(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--format", choices=get_args(DataFormat), help="of the file; else by its name")
+    command.add_argument(
+        "--format",
+        choices=get_args(DataFormat),
+        metavar="FORMAT",
+        help=f"of the file: {_listed(DataFormat)}; else by its name",
+    )
     command.add_argument("--text", metavar="COLUMN", help="default: text")
     command.add_argument("--text-pair", metavar="COLUMN", help="of the second text of a pair")

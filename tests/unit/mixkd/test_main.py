@@ -1,4 +1,4 @@
-"""`python -m mixkd` as its supervisor and its user see it: messages, signals, exit statuses."""
+"""`python -m mixkd run` as its supervisor and its user see it: messages, signals, exit statuses."""
 
 import contextlib
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mixkd.contract.messages import Done, Failed, Message, Progress, decode
+from mixkd.__main__ import main
+from mixkd.contract.messages import CheckpointWritten, Done, Failed, Message, Progress, decode
 from mixkd.contract.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -29,8 +30,8 @@ def spec_file(make_spec: MakeSpec, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def start(spec: Path, pipe: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mixkd", "run", str(spec), "--dir", str(spec.parent / "out")]
+def start(spec: Path, pipe: int, *flags: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mixkd", "run", str(spec), "--dir", str(spec.parent / "out"), *flags]
     return subprocess.Popen(
         [*command, "--pipe", str(pipe), "--device", "cpu"],
         pass_fds=[pipe],
@@ -40,10 +41,10 @@ def start(spec: Path, pipe: int) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def running(spec: Path) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[Message]]]:
+def running(spec: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[Message]]]:
     """A trainer and the messages that come from it."""
     read, write = os.pipe()
-    process = start(spec, write)
+    process = start(spec, write, *flags)
     os.close(write)
     with process, os.fdopen(read, "rb") as lines:
         try:
@@ -52,8 +53,8 @@ def running(spec: Path) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[Mess
             process.kill()
 
 
-def until_training(messages: Iterator[Message]) -> None:
-    assert any(isinstance(message, Progress) for message in messages)
+def until_training(messages: Iterator[Message], phase: str = "teach") -> None:
+    assert any(isinstance(message, Progress) and message.phase == phase for message in messages)
 
 
 def test_a_whole_run_tells_its_story_through_the_pipe_and_exits_with_0(
@@ -65,19 +66,64 @@ def test_a_whole_run_tells_its_story_through_the_pipe_and_exits_with_0(
     assert told[-1] == Done()
     out = spec_file().parent / "out"
     assert (out / "student" / "model.safetensors").is_file()
-    assert json.loads((out / "report.json").read_text())["format"] == 1
+    assert json.loads((out / "report.json").read_text())["format"] == 2
 
 
-def test_sigterm_ends_it_at_once_with_143_and_leaves_nothing_half_done(
+def test_sigterm_ends_it_soon_with_143_and_the_same_command_goes_on_from_there(
     spec_file: Callable[..., Path],
 ) -> None:
-    with running(spec_file(distil=LONG)) as (process, messages):
-        until_training(messages)
+    spec = spec_file(distil={"epochs": 30, "batch_size": 8})
+    out = spec.parent / "out"
+    with running(spec) as (process, messages):
+        until_training(messages, "distil")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 143
+        assert process.wait(30) == 143
+        told = list(messages)
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
-    assert list((spec_file().parent / "out").iterdir()) == []
+    [stopped_at] = [message.step for message in told if isinstance(message, CheckpointWritten)]
+    assert not (out / "student").exists()
+    assert not (out / "report.json").exists()
+
+    with running(spec) as (process, messages):
+        told = list(messages)
+        assert process.wait(60) == 0
+    steps = [message.step for message in told if isinstance(message, Progress) and message.phase == "distil"]
+    assert min(steps) > stopped_at
+    assert not any(isinstance(message, Progress) and message.phase == "teach" for message in told)
+    assert (out / "report.json").is_file()
+
+
+def test_fresh_begins_anew_where_a_run_was_interrupted(spec_file: Callable[..., Path]) -> None:
+    spec = spec_file(teach={"epochs": 1000, "batch_size": 8})
+    with running(spec) as (process, messages):
+        until_training(messages)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    other = spec_file(distil={"epochs": 1, "batch_size": 8})
+    with running(other) as (process, messages):
+        failed = list(messages)[-1]
+        assert process.wait(30) == 1
+    assert isinstance(failed, Failed)
+    assert failed.field == "dir"
+    assert failed.remedy is not None
+    assert "--fresh" in failed.remedy
+    with running(other, "--fresh") as (process, messages):
+        assert list(messages)[-1] == Done()
+        assert process.wait(30) == 0
+
+
+def test_sigusr1_ends_it_soon_with_a_student_and_a_report(spec_file: Callable[..., Path]) -> None:
+    spec = spec_file(distil=LONG)
+    with running(spec) as (process, messages):
+        until_training(messages, "distil")
+        process.send_signal(signal.SIGUSR1)
+        assert list(messages)[-1] == Done()
+        assert process.wait(30) == 0
+    report = json.loads((spec.parent / "out" / "report.json").read_text())
+    assert report["distil"]["stopped"] == "asked"
+    assert report["distil"]["steps"] < 1000
+    assert (spec.parent / "out" / "student" / "model.safetensors").is_file()
 
 
 def test_it_ends_when_nobody_reads_its_pipe(spec_file: Callable[..., Path]) -> None:
@@ -131,39 +177,31 @@ def test_a_failure_is_told_and_the_exit_status_is_1(spec_file: Callable[..., Pat
     assert (failed.cause, failed.field) == ("invalid_input", "recipe.student.layers")
 
 
-def test_a_typo_in_the_spec_is_refused_by_name(spec_file: Callable[..., Path]) -> None:
-    path = spec_file()
-    spec = json.loads(path.read_text())
-    spec["recipe"]["epocs"] = 3
-    path.write_text(json.dumps(spec))
-    out = subprocess.run(
-        [sys.executable, "-m", "mixkd", "validate", str(path)], capture_output=True, text=True, check=False
-    )
-    assert out.returncode == 1
-    assert out.stderr.startswith("recipe.epocs: ")
-
-
-def test_paths_in_a_spec_start_at_its_folder_and_validating_needs_no_torch(
-    spec_file: Callable[..., Path], encoder_folder: Path
+def test_without_a_pipe_messages_go_to_standard_output_and_refusals_to_standard_error_too(
+    spec_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = spec_file()
-    spec = json.loads(path.read_text())
-    spec["teacher"] = os.path.relpath(encoder_folder, path.parent)
-    spec["data"]["files"] = {
-        split: os.path.relpath(file, path.parent) for split, file in spec["data"]["files"].items()
-    }
-    path.write_text(json.dumps(spec))
-    code = (
-        "import sys; from mixkd.__main__ import main; code = main(sys.argv[1:]);"
-        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code, "validate", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-        cwd="/",
-    )
-    assert out.returncode == 0, out.stderr
-    assert '"layers": 4' in out.stdout
+    spec = spec_file(student={"layers": 9}, max_length=64)
+    with handlers_restored():
+        assert main(["run", str(spec), "--dir", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert isinstance(decode(said.out.splitlines()[-1].encode()), Failed)
+    assert [line.partition(":")[0] for line in said.err.splitlines()] == [
+        "recipe.student.layers", "recipe.max_length",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    spec_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_file()
+    with handlers_restored():
+        assert main(["run", str(spec), "--dir", str(spec / "out")]) == 1
+    assert capsys.readouterr().err.startswith("dir: cannot be written: Not a directory (")
+
+
+@contextlib.contextmanager
+def handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
