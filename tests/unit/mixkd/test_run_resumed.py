@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message, Note, PhaseStarted, Progress
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
@@ -33,8 +34,22 @@ def killed_at(phase: str, step: int) -> Reporter:
     )  # a second passes at each look: every step is told
 
 
-def spec_of(make_spec: MakeSpec) -> RunSpec:
-    return make_spec(baselines=["kd"], runtime={"checkpoint_seconds": 0})
+@pytest.fixture(scope="module")
+def spec(encoder_folder: Path, data: DataSpec) -> RunSpec:
+    training = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3}
+    recipe = {
+        "student": {"layers": 2}, "teach": training, "distil": training, "max_length": 16,
+        "baselines": ["kd"], "runtime": {"checkpoint_seconds": 0},
+    }  # fmt: skip
+    return RunSpec.model_validate({"teacher": encoder_folder, "data": data.model_dump(), "recipe": recipe})
+
+
+@pytest.fixture(scope="module")
+def whole(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(spec, folder, Reporter(lambda _: None), "cpu")
+    return folder
 
 
 def student(folder: Path) -> bytes:
@@ -65,36 +80,31 @@ def lasting(folder: Path) -> dict[str, object]:
     ids=str,
 )
 def test_a_killed_run_ends_with_the_same_student_and_report(
-    make_spec: MakeSpec, reporter: Reporter, tmp_path: Path, kills: list[tuple[str, int]]
+    spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path, kills: list[tuple[str, int]]
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    run(spec_of(make_spec), whole, reporter, "cpu")
     for phase, step in kills:
         with pytest.raises(Killed):
-            run(spec_of(make_spec), killed, killed_at(phase, step), "cpu")
-        assert not (killed / "report.json").exists()
-    run(spec_of(make_spec), killed, reporter, "cpu")
-    assert student(killed) == student(whole)
-    assert lasting(killed) == lasting(whole)
-    assert not (killed / "checkpoints").exists()
+            run(spec, tmp_path, killed_at(phase, step), "cpu")
+        assert not (tmp_path / "report.json").exists()
+    run(spec, tmp_path, reporter, "cpu")
+    assert student(tmp_path) == student(whole)
+    assert lasting(tmp_path) == lasting(whole)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_folder_with_the_unfinished_work_of_another_run_is_refused(
-    make_spec: MakeSpec, reporter: Reporter, tmp_path: Path
+    spec: RunSpec, make_spec: MakeSpec, reporter: Reporter, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
-        run(spec_of(make_spec), tmp_path, killed_at("teach", 3), "cpu")
+        run(spec, tmp_path, killed_at("teach", 3), "cpu")
     with pytest.raises(RefusedError, match="another run") as caught:
         run(make_spec(seed=9), tmp_path, reporter, "cpu")
     assert "--fresh" in str(caught.value.problems[0].remedy)
 
 
 def test_what_was_left_open_is_chosen_once(
-    make_spec: MakeSpec, reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: RunSpec, reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_of(make_spec)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     with pytest.raises(Killed):
         run(spec, tmp_path, killed_at("distil", 3), "cpu")
@@ -107,18 +117,15 @@ def test_what_was_left_open_is_chosen_once(
 
 
 def test_the_resolved_description_repeats_the_run_to_the_bit(
-    make_spec: MakeSpec, reporter: Reporter, tmp_path: Path
+    whole: Path, reporter: Reporter, tmp_path: Path
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    run(spec_of(make_spec), one, reporter, "cpu")
-    run(RunSpec.model_validate_json((one / "resolved.json").read_bytes()), two, reporter, "cpu")
-    assert student(one) == student(two)
+    resolved = RunSpec.model_validate_json((whole / "resolved.json").read_bytes())
+    run(resolved, tmp_path, reporter, "cpu")
+    assert student(tmp_path) == student(whole)
 
 
 def test_a_run_that_is_asked_to_finish_keeps_its_best_and_has_no_baselines(
-    make_spec: MakeSpec, tmp_path: Path
+    spec: RunSpec, tmp_path: Path
 ) -> None:
     control = Control()
 
@@ -127,7 +134,7 @@ def test_a_run_that_is_asked_to_finish_keeps_its_best_and_has_no_baselines(
             control.finish_now = True
 
     reporter = Reporter(send, clock=iter(range(10**9)).__next__)
-    report = run(spec_of(make_spec), tmp_path, reporter, "cpu", control)
+    report = run(spec, tmp_path, reporter, "cpu", control)
     assert (report.distil.stopped, report.distil.steps) == ("asked", 3)
     assert report.teach is not None
     assert report.teach.stopped == "end"
