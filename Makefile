@@ -11,7 +11,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
-        test-acceptance test-architecture docs clean
+        test-acceptance test-architecture mutation bench-paper docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,9 @@ format: setup ## let ruff put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: setup ## mypy --strict: the server, the client, the demo
+types: setup ## mypy --strict: the server, the client, the demo, the benchmarks
 	$(BIN)/mypy
-	MYPYPATH=sdk/src $(BIN)/mypy -p mixkd_client -p demo
+	MYPYPATH=sdk/src $(BIN)/mypy -p mixkd_client -p demo -p benchmarks
 
 imports: setup ## who may import whom: import-linter
 	$(BIN)/lint-imports
@@ -63,9 +63,17 @@ test-acceptance: setup ## the stack as a user starts it
 test-architecture: setup ## import rules, module sizes, generated documentation
 	$(BIN)/python -m pytest -q tests/architecture
 
+mutation: setup ## change mixup.py and losses.py in every way mutmut knows, and see which change no test notices
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
+	$(BIN)/python -m mutmut results
+
+bench-paper: setup ## the paper's table on real text, three seeds (an hour or two; goes on where it stopped)
+	$(BIN)/python -m benchmarks.paper
+
 docs: setup ## write the generated pages of docs/ anew
 	$(BIN)/python scripts/docs.py
 
 clean: ## remove what was built: .venv, build/, caches of tools
-	rm -rf .venv build dist *.egg-info sdk/src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist mutants *.egg-info sdk/src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
