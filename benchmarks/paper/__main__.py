@@ -112,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--backward", type=Path, metavar="DIR", help="and back; both, or no +BT row is run")
 
     budget = parser.add_argument_group("the budget of every network alike")
-    budget.add_argument("--epochs", type=int, default=3)
+    budget.add_argument("--epochs", type=int, default=2)
     budget.add_argument("--least-steps", type=int, default=80, help="or more epochs")
     budget.add_argument("--batch-size", type=int, default=32)
-    budget.add_argument("--learning-rate", type=float, default=1e-4)
+    budget.add_argument("--learning-rate", type=float, default=2e-4)
     budget.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     budget.add_argument("--layers", type=int, default=3, help="of the students")
 
