@@ -1,5 +1,6 @@
 """One distillation from its description to the student's folder, phase by phase."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,7 +67,7 @@ def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Contr
         return Surroundings(spec.recipe.seed, prepared.device, runtime, reporter, control, work / training)
 
     taught = teach(prepared, around("teach"))
-    lesson = make_lesson(prepared, work / "augmented", reporter, control)
+    lesson = make_lesson(prepared, cache_folder() / "augmented", reporter, control)
     student = distil(prepared, lesson, around("distil"))
     baselines = compare_with(prepared, lesson, student, around)
 
@@ -103,6 +104,12 @@ def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Contr
     shutil.rmtree(work, ignore_errors=True)
     reporter.done()
     return report
+
+
+def cache_folder() -> Path:
+    """Where what was made once is kept for other runs: `$MIXKD_CACHE`, or `~/.cache/mixkd`."""
+    named = os.environ.get("MIXKD_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "mixkd"
 
 
 def _onnx(prepared: Prepared, student: Trained, folder: Path) -> Sequence[OnnxCard]:

@@ -200,8 +200,9 @@ def test_the_baseline_of_the_same_loss_is_the_student_itself(
 
 
 def test_texts_without_labels_become_training_rows_of_the_student(
-    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MIXKD_CACHE", str(tmp_path / "cache"))
     texts = tmp_path / "more.jsonl"
     texts.write_text("".join(json.dumps({"text": f"word{n} red word{n + 1}"}) + "\n" for n in range(20)))
     spec = make_spec().model_dump() | {"augment": [{"kind": "unlabelled", "file": texts}]}
@@ -210,6 +211,7 @@ def test_texts_without_labels_become_training_rows_of_the_student(
     assert report.teach is not None
     assert report.teach.steps == 16  # 61 rows in batches of 8, twice: the teacher has the real ones only
     assert report.distil.steps == 2 * -(-81 // 8)
+    assert list((tmp_path / "cache" / "augmented").iterdir()) != []  # another run finds them there
 
 
 def test_limited_data_is_what_both_models_learn_from(
