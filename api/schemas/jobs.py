@@ -289,14 +289,19 @@ REPORT_SCHEMA: dict[str, Any] = {
     "description": "The report card as the trainer wrote it; docs/reference/report.md lists every field.",
     "required": ["format", "teacher", "student", "comparison", "variant", "recipe", "seed", "data", "distil"],
     "properties": {
-        "format": {"const": 1},
-        "teacher": {"type": "object", "description": "sizes, scores and speed of the teacher"},
+        "format": {"enum": [1, 2], "description": "1: of a job that an earlier release ran"},
+        "teacher": {"type": "object", "description": "sizes and speed of the teacher"},
         "student": {"type": "object", "description": "the same of the student"},
         "comparison": {
             "type": "object",
             "description": "student / teacher",
-            "additionalProperties": {"type": "number"},
         },
+        "sets": {
+            "type": "object",
+            "description": "by evaluation set: scores of teacher and student with 95 % intervals, and more",
+        },
+        "judged_on": {"type": "string", "description": "the set that the comparison is of"},
+        "baselines": {"type": "object", "description": "students of the same budget with simpler losses"},
         "variant": {"type": "object", "description": "which MixKD this was, in words"},
         "recipe": {"$ref": "#/components/schemas/DistilSpec"},
         "seed": {"type": "integer"},

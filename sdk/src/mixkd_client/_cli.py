@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def submit(client: Client, given: argparse.Namespace) -> None:
     """`mixkd jobs submit`."""
-    recipe = None if given.recipe is None else _read_recipe(given.recipe)
+    recipe = None if given.recipe is None else _read_object(given.recipe)
     job = client.jobs.create(
         given.teacher, given.dataset, recipe=recipe, name=given.name, priority=given.priority
     )
@@ -84,6 +84,8 @@ def upload_dataset(client: Client, given: argparse.Namespace) -> None:
         test=given.test,
         format=given.format,
         columns={role: column for role, column in columns.items() if column is not None},
+        task=given.task,
+        reading=None if given.reading is None else _read_object(given.reading),
     )
     _print(client.datasets.wait(dataset.id))
 
@@ -139,9 +141,13 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--train", type=Path, required=True)
     data.add_argument("--validation", type=Path)
     data.add_argument("--test", type=Path)
-    data.add_argument("--format", choices=["jsonl", "csv", "tsv"], help="default: the training file's suffix")
+    data.add_argument("--format", choices=["jsonl", "csv", "tsv", "parquet"], help="default: the suffix")
     for role in ("text", "text-pair", "label"):
         data.add_argument(f"--{role}", metavar="COLUMN", help=f"the column that holds the {role}")
+    data.add_argument("--task", choices=["single_label", "multi_label", "regression"])
+    data.add_argument(
+        "--reading", type=Path, metavar="FILE", help="JSON: what else the service should know to read them"
+    )
     data.set_defaults(run=upload_dataset)
 
     models = nouns.add_parser("models", help="teachers").add_subparsers(required=True, metavar="command")
@@ -159,14 +165,14 @@ def _watch(client: Client, job_id: str) -> None:
         client.jobs.wait(job_id, on_update=progress)
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MixkdError(f"{path} is not JSON: {error}") from error
-    if not isinstance(recipe, dict):
+    if not isinstance(value, dict):
         raise MixkdError(f"{path} holds no JSON object")
-    return recipe
+    return value
 
 
 def _print(answer: Answer) -> None:
