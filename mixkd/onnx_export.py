@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mixkd.classifier import ready_to_answer
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.families import family
 from mixkd.contract.problems import Problem, RefusedError
@@ -70,7 +69,7 @@ def export_onnx(
     model = student if student.device.type == "cpu" else copy.deepcopy(student).cpu()
     reference = ask_torch(model, rows, task, metrics)
     target = folder / "onnx"
-    with replacing(target) as scratch, _quiet():
+    with replacing(target) as scratch:
         plain = _attempt("fp32", model, lambda: _export_fp32(model, scratch, reference))
         if plain.kept:
             small = _attempt("int8", model, lambda: _export_int8(scratch, reference))
@@ -78,11 +77,11 @@ def export_onnx(
             small = OnnxCard(
                 variant="int8", kept=False, reason="it is made of the fp32 file, which is not good"
             )
-        for leftover in set(scratch.iterdir()) - {
-            scratch / FILES[c.variant] for c in (plain, small) if c.kept
-        }:
-            leftover.unlink()
-    if not plain.kept:
+        kept = {FILES[card.variant] for card in (plain, small) if card.kept}
+        for path in scratch.iterdir():
+            if path.name not in kept:
+                path.unlink()
+    if not kept:
         target.rmdir()
     return [plain, small]
 
@@ -102,6 +101,21 @@ def _attempt(variant: Variant, model: PreTrainedModel, export: Callable[[], Onnx
         return OnnxCard(variant=variant, kept=False, reason=problem)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' advice: what they made is checked, and standard error is the user's."""
+    disabled, silent = logging.root.manager.disable, logging.NullHandler()
+    logging.root.addHandler(silent)  # the quantiser's logging.warning() would set up logging to be heard
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        logging.root.removeHandler(silent)
+
+
 # -- float32 -----------------------------------------------------------------------------------------------
 
 
@@ -115,6 +129,7 @@ def _export_fp32(model: PreTrainedModel, folder: Path, reference: Reference) -> 
     return check(path, "fp32", reference)
 
 
+@_quiet()
 def write_onnx(model: PreTrainedModel, path: Path) -> None:
     """Write a model on the CPU as one ONNX file: token numbers (B, T) in, `logits` (B, C) out, any B and T.
 
@@ -124,10 +139,10 @@ def write_onnx(model: PreTrainedModel, path: Path) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from onnxscript.optimizer import fold_constants
 
-    ready_to_answer(model)
+    network = _Logits(model).eval()
     inputs = _example(model)
     program = torch.onnx.export(
-        _Logits(model),
+        network,
         kwargs=inputs,
         dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in inputs},
         output_names=["logits"],
@@ -181,6 +196,7 @@ def _export_int8(folder: Path, reference: Reference) -> OnnxCard:
     return card
 
 
+@_quiet()
 def quantise(source: Path, path: Path, *, embeddings: bool) -> None:
     """Write an ONNX file's weights as 8-bit integers; what they meet is quantised as it comes ("dynamic").
 
@@ -200,18 +216,3 @@ def quantise(source: Path, path: Path, *, embeddings: bool) -> None:
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' advice: what they made is checked, and standard error is the user's."""
-    disabled, silent = logging.root.manager.disable, logging.NullHandler()
-    logging.root.addHandler(silent)  # the quantiser's logging.warning() would set up logging to be heard
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        logging.root.removeHandler(silent)
