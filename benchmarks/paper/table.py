@@ -57,14 +57,15 @@ def _task(task: Benchmark, lines: Sequence[Line]) -> str:
     scores = [f"{name} {metric}" if several else metric for name, metric in task.columns]
     paper = [f"paper, {task.counterpart}"] if task.counterpart else []
     head = ["data", "rows", "method", *scores, "seeds", "− FT", "− KD", *paper]
-    rows = [_cells(task, line) for line in lines]
+    translated = any(line.scores for line in lines if line.method.endswith(AUGMENTED))
+    rows = [_cells(task, line, NOT_RUN if translated else NO_TRANSLATION) for line in lines]
     return f"## {task.name}: {task.title}\n\n{_grid(head, rows)}"
 
 
-def _cells(task: Benchmark, line: Line) -> list[str]:
+def _cells(task: Benchmark, line: Line, no_augmented: str) -> list[str]:
     scores = [_spread(score) for score in line.scores]
     if not scores:
-        why = NO_TRANSLATION if line.method.endswith(AUGMENTED) else NOT_RUN
+        why = no_augmented if line.method.endswith(AUGMENTED) else NOT_RUN
         scores = [why, *[""] * (len(task.columns) - 1)]
     row = [
         f"{100 * line.share:g} %",
@@ -92,7 +93,7 @@ def _difference(score: Spread | None) -> str:
 
 def _published(table: dict[str, Any]) -> str:
     rows = [
-        [method, *("/".join(f"{value:g}" for value in values) for values in found)]
+        [method, *("/".join(f"{value:.{table['digits']}f}" for value in values) for values in found)]
         for method, found in table["rows"].items()
     ]
     return f"{table['what']}:\n\n{_grid(['method', *table['tasks']], rows)}"

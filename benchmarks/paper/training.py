@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.paper.cells import AUGMENTED, METHODS, TEACHER, Budget, Cell, Key, keep, kept, machine
 from benchmarks.paper.tasks import Benchmark
+from mixkd.augment import check_augmenter
 from mixkd.contract.augment_spec import BackTranslation
 from mixkd.contract.data_spec import SetName
 from mixkd.contract.spec import PRESETS, DistilSpec, RunSpec
@@ -58,6 +59,9 @@ def run(
         RefusedError: a model or a file cannot be used.
     """
     setting.cells.mkdir(parents=True, exist_ok=True)
+    if setting.translation is not None:
+        for task in tasks:
+            check_augmenter(setting.translation, task.data, "translation")
     for share in shares:
         for task in tasks:
             plain = [Key(task=task.name, share=share, method=m, seed=s) for s in seeds for m in methods]
