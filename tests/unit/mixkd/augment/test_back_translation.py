@@ -52,6 +52,14 @@ class TestRows:
         assert [row.text for row in made(rows, everything)] == ["a fine movie"]
         assert card.dropped == {SAME: 2, EMPTY: 1}
 
+    def test_nothing_is_made_of_a_text_that_is_empty_on_the_way(self, there, back, make_context):
+        heard = []
+        context = make_context(progress=lambda *numbers: heard.append(numbers))
+        spec = BackTranslation(forward=back, backward=there, max_length=16)
+        everything, [card] = augment(rows_of("ach"), [spec], context=context)
+        assert (len(everything), card.dropped) == (1, {EMPTY: 1})
+        assert heard == [(1, 2)]  # a model that is given nothing makes something up
+
     @pytest.mark.parametrize("label", ["yes", ("a", "b"), (), 2.5, Soft((0.25, 0.75))])
     def test_every_kind_of_label_is_kept(self, label, spec, make_context):
         everything, _ = augment(rows_of("a good film", label=label), [spec], context=make_context())
@@ -121,6 +129,13 @@ class TestLanguages:
 
 
 class TestChance:
+    def test_a_wider_search_finds_other_translations(self, spec, make_context):
+        words = " ".join(TEXTS).split()
+        rows = rows_of(*(f"{a} {b} {c}" for a in words for b, c in zip(words, words[5:], strict=False)))
+        narrow = spec.model_copy(update={"beams": 1})
+        wide, _ = augment(rows, [spec], context=make_context())
+        assert augment(rows, [narrow], context=make_context())[0] != wide
+
     @pytest.fixture
     def sampling(self, there, back) -> BackTranslation:
         return BackTranslation(forward=there, backward=back, max_length=16, sample=True, temperature=2)
