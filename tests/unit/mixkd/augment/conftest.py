@@ -90,6 +90,7 @@ def _learn_languages(
         (source, pivot, THERE),
         (pivot, source, BACK),
         (source, other, dict.fromkeys(THERE, "film film")),
+        (other, pivot, dict.fromkeys(THERE, "stadt stadt")),
     ):
         tokenizer.src_lang, tokenizer.tgt_lang = one, two
         lessons.append(_lesson(model, tokenizer, pairs, told=1))

@@ -108,12 +108,12 @@ class TestLanguages:
         assert [row.text for row in everything[5:]] == NEW
         assert card.dropped == {SAME: 1, EMPTY: 1}
 
-    def test_another_pivot_makes_other_texts(self, nllb, make_context):
-        spec = BackTranslation(
-            forward=nllb, backward=nllb, source_language="eng_Latn", pivot_language="fra_Latn", max_length=16
-        )
+    @pytest.mark.parametrize("field", ["source_language", "pivot_language"])
+    def test_another_language_makes_other_texts(self, field, nllb, make_context):
+        languages = {"source_language": "eng_Latn", "pivot_language": "deu_Latn"} | {field: "fra_Latn"}
+        spec = BackTranslation(forward=nllb, backward=nllb, max_length=16, **languages)
         everything, _ = augment(rows_of(*TEXTS), [spec], context=make_context())
-        assert len({row.text for row in everything[5:]}) == 1  # all became "film film" on the way
+        assert len({row.text for row in everything[5:]}) == 1  # all became the same nonsense on the way
 
     def test_m2m100_is_told_both_languages(self, m2m100, make_context):
         spec = BackTranslation(

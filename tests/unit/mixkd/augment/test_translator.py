@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mixkd.augment import check_augmenter
-from mixkd.augment.translator import fingerprint
+from mixkd.augment.translator import Way, fingerprint, load_translator, translate
 from mixkd.contract.augment_spec import BackTranslation
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.problems import Problem, RefusedError
@@ -124,10 +125,10 @@ class TestFolder:
 
     def test_with_the_tokeniser_of_another_model(self, spec, broken):
         vocabulary = json.loads((broken / "vocab.json").read_text())
-        rewrite(broken / "vocab.json", more=len(vocabulary) + 40)
+        rewrite(broken / "vocab.json", more=len(vocabulary))
         problem = refusal(spec.model_copy(update={"forward": broken}))
         assert problem.field == "augment.3.forward"
-        assert f"makes token {len(vocabulary) + 40}" in problem.problem
+        assert f"makes token {len(vocabulary)}" in problem.problem
 
     def test_whose_texts_are_shorter(self, spec):
         problem = refusal(spec.model_copy(update={"max_length": 33}))
@@ -169,6 +170,26 @@ class TestLanguages:
         assert (problem.field, problem.value) == ("augment.3.pivot_language", "deu")
         forward = {"forward": many, "pivot_language": "deu", "source_language": "eng"}
         assert refusal(spec.model_copy(update=forward)).field == "augment.3.source_language"
+
+
+def test_batches_are_of_similar_length_and_no_text_is_longer_than_allowed(there, monkeypatch):
+    way = Way("forward", there, ("source_language", None), ("pivot_language", None))
+    translator = load_translator(way, torch.device("cpu"))
+    generate, read, written = translator.model.generate, [], []
+
+    def watched(**options):
+        tokens = generate(**options)
+        read.append(int(options["attention_mask"].sum()) / options["attention_mask"].numel())
+        written.append(tokens.shape[1] - 1)  # without the token that starts it
+        return tokens
+
+    monkeypatch.setattr(translator.model, "generate", watched)
+    texts = ["oh", "the man was there", "oh", "the man was there", "oh", "the man was there"]
+    spec = BackTranslation(forward=there, backward=there, batch_size=2, max_length=5)
+    assert [cut for _, cut in translate(translator, texts, spec)] == [False, True] * 3
+    assert len(read) == 3
+    assert sum(read) / 3 > 0.8  # of what is read, so much is no padding
+    assert max(written) == 5
 
 
 def test_a_fingerprint_is_of_what_loading_reads(broken, there):
