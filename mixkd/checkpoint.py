@@ -29,7 +29,7 @@ FINISHED = "finished"
 
 _FORMAT = 1
 _STATE = "state.json"
-_SCRATCH = ".scratch-"  # begins the name of what is half-written or half-removed
+_SCRATCH = ".scratch-"  # begins the name of what is half-written
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Checkpoints:
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest that can be trusted, and what is wrong with each newer one.
 
-        What a killed process left half-written or half-removed is cleared away.
+        What a killed process left half-written is cleared away.
         """
         problems: list[str] = []
         for left in self.folder.glob(f"{_SCRATCH}*"):
@@ -112,7 +112,7 @@ class Checkpoints:
             _put_state(scratch, {"fingerprint": self.fingerprint, "files": entries, "facts": dict(facts)})
             sync_folder(scratch)
             if target.exists():  # one that was refused
-                _remove(target)
+                shutil.rmtree(target)
             scratch.rename(target)
             sync_folder(self.folder)
             self._prune(target)
@@ -155,7 +155,7 @@ class Checkpoints:
         folders = self._all()
         place = folders.index(written)
         for folder in folders[:place] + folders[place + self.keep :]:
-            _remove(folder)
+            shutil.rmtree(folder)
 
 
 def at_step(step: int) -> str:
@@ -198,13 +198,6 @@ def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint so that, whenever this is interrupted, no half of it passes for one."""
-    doomed = folder.with_name(f"{_SCRATCH}old-{folder.name}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _sync(path: Path) -> None:

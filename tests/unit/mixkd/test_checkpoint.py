@@ -136,6 +136,24 @@ def test_one_of_another_training_or_release_is_not_used(checkpoints: Checkpoints
     assert "another release" in problems[0]
 
 
+def test_facts_that_were_changed_are_not_believed(checkpoints: Checkpoints) -> None:
+    written = checkpoints.write(at_step(3), {MODEL: WEIGHTS}, {"best_step": 2})
+    state = written.folder / "state.json"
+    state.write_text(state.read_text().replace('"best_step": 2', '"best_step": 3'))
+    found, problems = checkpoints.newest()
+    assert found is None
+    assert "state.json is damaged" in problems[0]
+
+
+def test_a_refused_one_of_the_same_step_is_replaced(checkpoints: Checkpoints) -> None:
+    written = checkpoints.write(at_step(3), {MODEL: WEIGHTS}, {"try": 1})
+    os.truncate(written.files[MODEL].path, 20)
+    checkpoints.write(at_step(3), {MODEL: WEIGHTS}, {"try": 2})
+    found, problems = checkpoints.newest()
+    assert found is not None
+    assert (found.facts, problems) == ({"try": 2}, [])
+
+
 def test_a_refused_one_makes_room_for_the_training_that_began_anew(checkpoints: Checkpoints) -> None:
     """Left in place, those of later steps would count as the newest, and be kept for ever."""
     for step in (50, 60):
@@ -160,7 +178,14 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
         events.append("rename")
         return rename(path, target)
 
+    def no_link(path: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "rename", note_rename)
-    checkpoints.write(at_step(1), {MODEL: WEIGHTS}, {})
+    monkeypatch.setattr(Path, "hardlink_to", no_link)
+    first = checkpoints.write(at_step(1), {MODEL: WEIGHTS}, {})
     assert events == [MODEL, "state.json", f".scratch-{at_step(1)}", "rename", "teach"]
+    events.clear()
+    checkpoints.write(at_step(2), {BEST: first.files[MODEL]}, {})
+    assert events == [BEST, "state.json", f".scratch-{at_step(2)}", "rename", "teach"]

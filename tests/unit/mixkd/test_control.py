@@ -25,6 +25,28 @@ def test_sigterm_ends_the_process_at_once_outside_of_a_training(control: Control
     assert stopped.value.code == 143
 
 
+def test_a_second_sigterm_does_not_break_the_tidying_up(control: Control) -> None:
+    tidied = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied.append("all")
+
+    with pytest.raises(SystemExit):
+        work()
+    assert tidied == ["all"]
+
+
+def test_sigterm_between_two_trainings_does_not_wait(control: Control) -> None:
+    with control.training():
+        pass
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_sigterm_waits_within_a_training_and_a_second_one_changes_nothing(control: Control) -> None:
     steps = []
 
