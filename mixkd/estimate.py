@@ -6,8 +6,10 @@ this process keeps none of it, and if there is not enough, only the child ends.
 
 import multiprocessing
 import signal
+import tempfile
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pydantic import Field
 
@@ -19,6 +21,7 @@ from mixkd.contract.spec import RunSpec
 from mixkd.contract.strict import Strict
 from mixkd.failures import explain
 from mixkd.parent import die_with_parent
+from mixkd.quiet import quiet_libraries
 
 
 class Memory(Strict):
@@ -127,15 +130,20 @@ def _in_child(spec: RunSpec, device: str | None) -> Measured | None:
     """What a child measures; None if memory ran out."""
     context = multiprocessing.get_context("spawn")  # a fork would have whatever this process has
     receiving, sending = context.Pipe(duplex=False)
-    child = context.Process(target=_measure, args=(spec, device, sending))
-    child.start()
-    sending.close()
-    with receiving:
+    # A child that is killed cannot tidy up.
+    with tempfile.TemporaryDirectory(prefix="mixkd-estimate-") as scratch, receiving:
+        child = context.Process(target=_measure, args=(spec, device, Path(scratch), sending))
+        child.start()
+        sending.close()
         try:
             found = receiving.recv()
         except EOFError:
             found = None
-    child.join()
+        except BaseException:  # interrupted: nobody waits for it any more
+            child.kill()
+            raise
+        finally:
+            child.join()
     if isinstance(found, Measured) or (found is None and child.exitcode == -signal.SIGKILL):
         return found
     if isinstance(found, list):
@@ -147,18 +155,16 @@ def _in_child(spec: RunSpec, device: str | None) -> Measured | None:
     raise MeasurementError(found)
 
 
-def _measure(spec: RunSpec, device: str | None, sending: Connection) -> None:
+def _measure(spec: RunSpec, device: str | None, scratch: Path, sending: Connection) -> None:
     """In the child: send `Measured`, the problems of a refusal, or `Failed`."""
     die_with_parent()
     memory.die_first()
     found: Measured | list[Problem] | Failed
     try:
-        from mixkd.quiet import quiet_libraries
-
         quiet_libraries()
         from mixkd.measure import measure
 
-        found = measure(spec, device)
+        found = measure(spec, device, scratch)
     except RefusedError as refused:
         found = list(refused.problems)
     except Exception as error:

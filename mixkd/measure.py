@@ -7,7 +7,6 @@ batch costs whose rows are padded to it. A process that measures ought to do not
 
 import ctypes
 import gc
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -34,7 +33,7 @@ from mixkd.resolve import choose, computing
 from mixkd.train import Surroundings, evaluation_steps
 
 _FINETUNE = LossSpec.model_validate(PRESETS["finetune"])
-_STEPS = 6  # of a measurement; the first one sets things up and is not timed
+_STEPS = 4  # of a measurement; the first one sets things up and is not timed
 _PATIENCE = 10.0  # seconds, after which two timed steps must do
 _ANSWERED = 256  # rows that are answered to time an evaluation
 
@@ -78,8 +77,8 @@ class _Bench:
         )
 
 
-def measure(spec: RunSpec, device: str | None) -> Measured:
-    """Prepare a run and make a few of its steps. Nothing is kept.
+def measure(spec: RunSpec, device: str | None, scratch: Path) -> Measured:
+    """Prepare a run and make a few of its steps. What is left in `scratch` nobody needs.
 
     Raises:
         RefusedError: something in the description cannot work.
@@ -92,7 +91,7 @@ def measure(spec: RunSpec, device: str | None) -> Measured:
     recipe = spec.recipe.model_copy(update={"runtime": runtime})
     # What augmenters would make is not there yet.
     prepared = replace(prepared, spec=spec.model_copy(update={"recipe": recipe, "augment": ()}))
-    with computing(runtime), tempfile.TemporaryDirectory(prefix="mixkd-estimate-") as scratch:
+    with computing(runtime):
         student = make_student(prepared)
         models = {"teacher": prepared.teacher, "student": student}
         parameters = {name: sum(w.numel() for w in model.parameters()) for name, model in models.items()}
@@ -106,7 +105,7 @@ def measure(spec: RunSpec, device: str | None) -> Measured:
         }
         del models, student
         benches = [
-            _Bench(name, variant, sizes, Path(scratch) / name, runtime.micro_batch)
+            _Bench(name, variant, sizes, scratch / name, runtime.micro_batch)
             for name, variant in _variants(prepared)
         ]
         trainings = {bench.name: _cost(bench, answering) for bench in benches}

@@ -2,7 +2,8 @@
 
 import argparse
 
-from mixkd.cli.show import Table, answer, duration, failure, number, size
+from mixkd.cli.show import Table, answer, busy, duration, failure, number, size
+from mixkd.control import Control
 from mixkd.estimate import Estimate, MeasurementError, estimate
 from mixkd.inputs import check, read_spec
 
@@ -13,10 +14,12 @@ def main(given: argparse.Namespace) -> int:
     Raises:
         RefusedError: something in the spec cannot work.
     """
+    Control().install()  # SIGTERM ends it after it has tidied up
     spec = read_spec(given.spec)
     check(spec)  # before torch is loaded
     try:
-        found = estimate(spec, given.device)
+        with busy("making a few steps of each training …", as_json=given.json):
+            found = estimate(spec, given.device)
     except MeasurementError as error:
         failure(error.failed)
         return 1

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mixkd.bootstrap import Interval, bootstrap
 from mixkd.cli.labelled import as_the_model_says, chosen_sets, encoded_set, labelled_data
-from mixkd.cli.show import Table, answer, number
+from mixkd.cli.show import Table, answer, busy, number
 from mixkd.contract.data_spec import DataSpec, MetricName, SetName, Task
 from mixkd.contract.strict import Strict
 from mixkd.evaluate import answers
@@ -49,11 +49,10 @@ def main(given: argparse.Namespace) -> int:
     device = find_device(given.device)
     classifier = load(given.model, device, given.max_length or max_length)
     data = as_the_model_says(data, classifier, given)
+    with busy("answering …", as_json=given.json):
+        sets = {name: _scores(data, name, classifier) for name in names}
     found = Evaluation(
-        task=data.task,
-        device=device_name(device),
-        max_length=classifier.max_length,
-        sets={name: _scores(data, name, classifier) for name in names},
+        task=data.task, device=device_name(device), max_length=classifier.max_length, sets=sets
     )
     answer(found, [_table(found, data)], as_json=given.json)
     return 0

@@ -24,7 +24,7 @@ class Exported(Strict):
 
 
 def main(given: argparse.Namespace) -> int:
-    """Load the model with plain transformers, and write it; 1 if ONNX was asked for and none is good.
+    """Load the model with plain transformers, and write it; 1 if ONNX was asked for and no file is good.
 
     Raises:
         RefusedError: the model or the data cannot be used, the folder cannot be written, or the packages that
@@ -34,7 +34,7 @@ def main(given: argparse.Namespace) -> int:
     folder = given.dir.resolve()
     _refuse_other_folder(folder)
     max_length = given.max_length
-    if given.onnx:
+    if given.data is not None:
         refuse_missing_packages()
         max_length = max_length or labelled_data(given)[1]
     quiet_libraries()
@@ -42,7 +42,7 @@ def main(given: argparse.Namespace) -> int:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         export(classifier.model, classifier.tokenizer, folder)
-        cards = _onnx(classifier, given, folder) if given.onnx else ()
+        cards = _onnx(classifier, given, folder) if given.data is not None else ()
     except OSError as error:
         raise unwritable("dir", folder, error) from None
     written = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -51,7 +51,7 @@ def main(given: argparse.Namespace) -> int:
         onnx=tuple(cards),
     )
     answer(found, _tables(found), as_json=given.json)
-    return 1 if given.onnx and not any(card.kept for card in found.onnx) else 0
+    return 1 if found.onnx and not any(card.kept for card in found.onnx) else 0
 
 
 def _onnx(classifier: Classifier, given: argparse.Namespace, folder: Path) -> Sequence[OnnxCard]:

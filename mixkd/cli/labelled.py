@@ -23,20 +23,21 @@ def labelled_data(given: argparse.Namespace) -> tuple[DataSpec, int | None]:
     """The data, and how many tokens a row has if a spec says it.
 
     Raises:
-        RefusedError: the spec cannot be read, or the flags do not describe data.
+        RefusedError: the spec cannot be read, the files of the task are not there, or a flag does not go with
+            what was named.
     """
-    named = [name for name in ("spec", "data", "glue") if getattr(given, name) is not None]
-    if len(named) != 1:
-        problem = f"named twice, as {' and as '.join(named)}" if named else "no labelled texts are named"
-        raise RefusedError(Problem("data", problem, None, "give a SPEC, or --data, or --glue"))
-    if given.folder is not None and given.glue is None:
-        raise RefusedError(Problem("folder", "it goes with --glue", given.folder.name, "name the task too"))
-    if given.spec is not None:
-        spec = read_spec(given.spec)
-        return spec.data, spec.recipe.max_length
+    path: Path = given.data
+    if given.glue is None and (given.format is not None or path.suffix.lower() != ".json"):
+        return file_data(given, path, label=given.label, task=given.task), None
+    for flag in ("format", "text", "text_pair", "label", "task"):
+        if (value := getattr(given, flag)) is not None:
+            raise RefusedError(
+                Problem(flag, "it is for a file of texts, and this is none", value, "leave the flag out")
+            )
     if given.glue is not None:
-        return glue_data(given.glue, given.folder or Path()), None
-    return file_data(given, given.data, label=given.label, task=given.task), None
+        return glue_data(given.glue, path), None
+    spec = read_spec(path)
+    return spec.data, spec.recipe.max_length
 
 
 def file_data(
@@ -82,12 +83,12 @@ def chosen_sets(data: DataSpec, names: Sequence[str] | None) -> list[SetName]:
 
 
 def as_the_model_says(data: DataSpec, classifier: Classifier, given: argparse.Namespace) -> DataSpec:
-    """The data, of the model's task where nothing says which one it is.
+    """The data; of a file whose task nobody named, the task is the model's.
 
     Raises:
-        RefusedError: something says another one.
+        RefusedError: the model is for another task.
     """
-    if given.data is not None and given.task is None:
+    if list(data.files.values()) == [given.data] and given.task is None:
         data = data.model_copy(update={"task": classifier.task})
     if classifier.model.config.problem_type is None:  # its outputs say no more than this
         same = (data.task == "regression") == (classifier.task == "regression")

@@ -14,6 +14,8 @@ A spec is a JSON file: the teacher's folder, the data, the recipe (mixkd.contrac
 Exit status: 0 where the command did its work; 1 after a refusal or a failure, which is told; 2 where the
 command line itself is wrong; 143 after SIGTERM."""
 
+_DATA = "a run's spec (.json), a file of labelled texts, or with --glue a folder"
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
@@ -43,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", "score a model on labelled texts")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
+    evaluate.add_argument("data", type=Path, metavar="DATA", help=_DATA)
     _labelled_data(evaluate)
     _device(evaluate)
     _max_length(evaluate)
@@ -60,9 +63,11 @@ def parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", "write a model's folder anew, as plain transformers loads it")
     export.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
-    _labelled_data(export)
     export.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the folder to write")
-    export.add_argument("--onnx", action="store_true", help="ONNX too, checked on the rows of the data")
+    export.add_argument(
+        "--onnx", type=Path, dest="data", metavar="DATA", help=f"ONNX too, checked on the last set of {_DATA}"
+    )
+    _labelled_data(export)
     _max_length(export)
     _json(export)
     return top
@@ -98,21 +103,17 @@ def _max_length(command: argparse.ArgumentParser) -> None:
 
 
 def _labelled_data(command: argparse.ArgumentParser) -> None:
-    data = command.add_argument_group("data: a SPEC, or --data, or --glue")
-    data.add_argument("spec", type=Path, nargs="?", metavar="SPEC", help="a run's spec, for its data")
-    data.add_argument("--data", type=Path, metavar="FILE", help="one file of labelled texts")
-    data.add_argument("--glue", metavar="NAME", help="a task of GLUE: sst2, mnli …")
-    data.add_argument("--folder", type=Path, metavar="DIR", help="where the files of --glue are")
-    data.add_argument(
+    command.add_argument("--glue", metavar="NAME", help="a task of GLUE, whose folder DATA is: sst2, mnli …")
+    command.add_argument(
         "--set", action="append", metavar="NAME", help="a set of it, may be repeated; else all but train"
     )
     _columns(command)
-    command.add_argument("--label", metavar="COLUMN", help="of --data; default: label")
+    command.add_argument("--label", metavar="COLUMN", help="of a file; else label")
     command.add_argument(
         "--task",
         choices=get_args(Task),
         metavar="TASK",
-        help=f"of --data: {_listed(Task)}; else as the model says",
+        help=f"of a file: {_listed(Task)}; else as the model says",
     )
 
 
@@ -121,7 +122,7 @@ def _columns(command: argparse.ArgumentParser) -> None:
         "--format",
         choices=get_args(DataFormat),
         metavar="FORMAT",
-        help=f"of the file: {_listed(DataFormat)}; else by its name",
+        help=f"of a file: {_listed(DataFormat)}; else by its name",
     )
-    command.add_argument("--text", metavar="COLUMN", help="default: text")
-    command.add_argument("--text-pair", metavar="COLUMN", help="of the second text of a pair")
+    command.add_argument("--text", metavar="COLUMN", help="of a file; else text")
+    command.add_argument("--text-pair", metavar="COLUMN", help="of a file: the second text of a pair")

@@ -1,7 +1,8 @@
 """How a command answers: tables on a terminal, one line of JSON to anything else, refusals line by line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def answer(document: BaseModel, tables: Sequence[Table], *, as_json: bool) -> No
         for row in table.rows:
             drawn.add_row(*row)
         console.print(drawn, markup=False)
+
+
+@contextmanager
+def busy(what: str, *, as_json: bool) -> Iterator[None]:
+    """While the block runs, let a terminal say that something happens."""
+    if as_json or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def refusals(refused: RefusedError) -> None:

@@ -1,6 +1,9 @@
 """What `python -m mixkd estimate` says, against what a run then does."""
 
 import json
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -103,13 +106,18 @@ def test_the_time_of_a_step_lies_on_the_line_through_two(
 # -- a whole estimate ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go in this test."""
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
 def test_it_says_what_a_run_takes_and_leaves_nothing_behind(
-    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_spec: MakeSpec, tmp_path: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
     (tmp_path / "spec.json").write_text(make_spec(baselines=["kd"]).model_dump_json())
     assert main(["estimate", str(tmp_path / "spec.json"), "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -139,10 +147,12 @@ def test_it_says_what_a_run_takes_and_leaves_nothing_behind(
     assert found["fits"]
     assert found["memory_needed"] < found["memory_available"]
     assert list(scratch.iterdir()) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.json", "tmp"]
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
 
 
-def test_a_child_that_is_killed_for_memory_is_followed_by_one_with_half_the_rows(make_spec: MakeSpec) -> None:
+def test_a_child_that_is_killed_for_memory_is_followed_by_one_with_half_the_rows(
+    make_spec: MakeSpec, scratch: Path
+) -> None:
     """This process kills it, as the kernel would."""
     spec = make_spec(teach={"epochs": 1, "batch_size": 8}, distil={"epochs": 1, "batch_size": 6})
     parent = psutil.Process()
@@ -151,6 +161,8 @@ def test_a_child_that_is_killed_for_memory_is_followed_by_one_with_half_the_rows
         while not (
             children := [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
         ):
+            time.sleep(0.02)
+        while not list(scratch.glob("*/*")):  # it is at its steps
             time.sleep(0.02)
         children[0].kill()
 
@@ -161,6 +173,28 @@ def test_a_child_that_is_killed_for_memory_is_followed_by_one_with_half_the_rows
     assert not found.fits
     assert found.micro_batch == 4
     assert found.memory_needed is None
+    assert list(scratch.iterdir()) == []
+
+
+def test_sigterm_ends_it_and_its_child_and_leaves_nothing_behind(
+    make_spec: MakeSpec, tmp_path: Path, scratch: Path
+) -> None:
+    (tmp_path / "spec.json").write_text(make_spec().model_dump_json())
+    command = [sys.executable, "-m", "mixkd", "estimate", str(tmp_path / "spec.json")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            while not (left := list(scratch.iterdir())):
+                time.sleep(0.02)
+            children = psutil.Process(process.pid).children()
+            process.terminate()
+            assert process.wait(30) == 143
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert len(left) == 1
+    assert list(scratch.iterdir()) == []
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_what_the_child_refuses_is_refused(make_spec: MakeSpec) -> None:
