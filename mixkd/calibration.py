@@ -30,7 +30,7 @@ def calibration_errors(
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Σ_b n_b / N · |how often right − how sure|, over bins ((b − 1) / B, b / B] (Guo et al. 2017). Both (N,)."""
+    """Σ_b n_b / N · |how often right − how sure|, bins ((b − 1) / B, b / B] (Guo et al. 2017); both (N,)."""
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     surplus = np.bincount(place, weights=confidence - right, minlength=bins)
     return float(np.abs(surplus).sum() / len(confidence))

@@ -86,7 +86,6 @@ def metadata(report: Report) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=report.base_model,
         tags=["mixkd", "knowledge-distillation", "mixup", report.student.family],
         model_name=_model(report.student),
         eval_results=results,
@@ -118,7 +117,6 @@ def _introduction(report: Report) -> str:
     student, teacher = report.student, report.teacher
     texts = "a pair of texts" if report.data.text_pairs else "a text"
     does = _DOES[report.task].format(classes=len(report.data.labels), texts=texts)
-    named = f" ({plain(report.base_model)})" if report.base_model else ""
     kept = "" if report.comparison.kept is None else (
         f"On the {_named(report.judged_on)} rows it has {report.comparison.kept:.1%} of its teacher's "
         f"{metric_name(report.comparison.metric)}.\n"
@@ -126,7 +124,7 @@ def _introduction(report: Report) -> str:
     return f"""# {_model(student)}, distilled with MixKD
 
 This model {does}. It has {student.parameters:,} parameters, and was distilled with {_PAPER} (Liang et al.,
-ICLR 2021) from {_model(teacher)} with {teacher.parameters:,} parameters{named}.
+ICLR 2021) from {_model(teacher)} with {teacher.parameters:,} parameters.
 {kept}"""
 
 
@@ -139,7 +137,7 @@ Plain transformers loads the folder that this file lies in, or the `student` fol
 ```python
 from transformers import pipeline
 
-answer = pipeline("text-classification", model="student"{_OPTIONS[report.task]})
+answer = pipeline("text-classification", model="student", truncation=True{_OPTIONS[report.task]})
 print(answer({asked}))
 ```
 
@@ -195,7 +193,8 @@ def _baselines(report: Report) -> str:
     if not rows:
         return ""
     return f"""
-Students of the same start, steps and batches, trained with simpler losses:
+Students of the same start and batches, trained with simpler losses for as many steps, unless one ended
+early:
 
 {table(["loss", "set", "metric", "baseline", "student − baseline"], rows, 3)}"""
 
@@ -287,6 +286,10 @@ def _data(report: Report) -> str:
         origin += " The validation rows were set aside from the training rows."
     if used.train_of != used.rows["train"]:
         origin += f" Of {used.train_of:,} training rows some were drawn."
+    if skipped := sum(report.data.skipped_rows.values()):
+        origin += f" {skipped:,} rows that could not be read were left out."
+    if twice := report.data.texts_in_two_sets:
+        origin += f" {twice:,} texts are in more than one set, which flatters."
     labels = ", ".join(map(plain, report.data.labels))
     named = "" if report.task == "regression" else f"\nLabels: {labels}.\n"
     return f"""## Data
@@ -314,8 +317,8 @@ def _reproduction(report: Report) -> str:
 {report.command}
 ```
 
-with the run's resolved.json, and with the data and models whose hashes are in report.json. The seed is
-{report.seed}; {versions}. The same kind of CPU gives the same bits.
+with the run's resolved.json, or with the recipe in report.json, and with the data and models whose hashes
+stand there. The seed is {report.seed}; {versions}, on {plain(report.device)}.
 """
 
 

@@ -3,6 +3,7 @@
 Shapes: B rows, T positions, E width of the embeddings, C outputs. A model is run by one thread at a time.
 """
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -78,11 +79,34 @@ def _segments(model: PreTrainedModel, segments: Tensor) -> dict[str, Tensor]:
 
 def scale_head(model: PreTrainedModel, shift: float, scale: float) -> None:
     """Let the model answer `scale` · answer + `shift`, by its head's last linear layer, in place."""
-    last = model.get_submodule(family(model.config.model_type).head_weight.removesuffix(".weight"))
-    assert isinstance(last, Linear)
+    last = _last_layer(model)
     with torch.no_grad():
         last.weight.mul_(scale)
         last.bias.mul_(scale).add_(shift)
+
+
+def order_outputs(model: PreTrainedModel, labels: Sequence[str]) -> None:
+    """Let the outputs come in the order of `labels`, those of other names after them, in place.
+
+    The order of a published teacher is its maker's; what a metric calls the second class is the data's.
+    """
+    names = labels_of(model)
+    wanted = [label for label in labels if label in names]
+    wanted += [name for name in names if name not in wanted]
+    if wanted == names:
+        return
+    last, order = _last_layer(model), [names.index(label) for label in wanted]
+    with torch.no_grad():
+        last.weight.copy_(last.weight[order])
+        last.bias.copy_(last.bias[order])
+    model.config.id2label = dict(enumerate(wanted))
+    model.config.label2id = {label: number for number, label in enumerate(wanted)}
+
+
+def _last_layer(model: PreTrainedModel) -> Linear:
+    last = model.get_submodule(family(model.config.model_type).head_weight.removesuffix(".weight"))
+    assert isinstance(last, Linear)
+    return last
 
 
 def ready_to_answer(model: PreTrainedModel) -> None:

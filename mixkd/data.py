@@ -225,10 +225,15 @@ def encode(
         raise RefusedError(
             Problem("tokenizer", "it has no padding token", None, "add `pad_token` to tokenizer_config.json")
         )
+    paired = rows[0].text_pair is not None
+    if odd := [row.line for row in rows if (row.text_pair is not None) != paired]:
+        raise RefusedError(
+            Problem("columns.text_pair", f"line {odd[0]}: some rows are pairs, and some are not")
+        )
     lengths, tokens, segments = [0], [], []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        pairs = [row.text_pair or "" for row in chunk] if chunk[0].text_pair is not None else None
+        pairs = [row.text_pair or "" for row in chunk] if paired else None
         coded = tokenizer(
             [row.text for row in chunk],
             pairs,

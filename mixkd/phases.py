@@ -1,7 +1,7 @@
 """The trainings of a run: the teacher's, the student's, and those of the baselines beside it.
 
-Of a regression all of them work in the job's units (`prepare.Scale`); `leave` takes the models back to those
-of the data.
+Of a regression all of them work in the job's units (`prepare.Scale`); `to_data_units` takes the models back
+to those of the data.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -64,7 +64,7 @@ def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Co
     spec, rows, cards = prepared.spec, list(prepared.rows["train"]), list[AugmentCard]()
     if spec.augment:
         reporter.phase("augment")
-        leave(prepared, [prepared.teacher])  # it labels texts in the data's own units
+        to_data_units(prepared, [prepared.teacher])  # it labels texts in the data's own units
         teacher = Teacher(
             prepared.teacher,
             prepared.teacher_tokenizer,
@@ -81,6 +81,7 @@ def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Co
             should_stop=lambda: control.finish_now,
         )
         rows, cards = augment(rows, spec.augment, context=context)
+        control.finish_now = False  # granted; the student is to be trained
         if prepared.scale is not None:
             prepared.scale.inward(prepared.teacher)
         teachers, students = prepared.encoded(rows)
@@ -104,10 +105,14 @@ def compare_with(
     There are none beside a student that was asked to finish early: the budget would not be the same.
     """
     recipe = prepared.spec.recipe
-    if not recipe.baselines or student.outcome.stopped == "asked":
+    if not recipe.baselines:
+        return {}
+    reporter = around("baselines").reporter
+    if student.outcome.stopped == "asked":
+        reporter.note("no baselines: the student was asked to finish, and theirs would be another budget")
         return {}
     steps = step_count(len(lesson.student_rows), recipe.distil)
-    around(recipe.baselines[0]).reporter.phase("baselines", steps * len(recipe.baselines))
+    reporter.phase("baselines", steps * len(recipe.baselines))
     return {
         name: _imitate(
             prepared,
@@ -121,7 +126,7 @@ def compare_with(
     }
 
 
-def leave(prepared: Prepared, models: Iterable[PreTrainedModel]) -> None:
+def to_data_units(prepared: Prepared, models: Iterable[PreTrainedModel]) -> None:
     """Take models that have been trained back to the data's units."""
     if prepared.scale is not None:
         for model in models:

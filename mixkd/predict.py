@@ -23,6 +23,7 @@ from mixkd.prepare import refuse_unknown_tokens
 from mixkd.teacher import PROBLEM_TYPES, load_teacher, load_tokenizer
 
 MAX_LENGTH = 128  # tokens a row, unless the model reads fewer
+_NO_LIMIT = 10**6  # a tokenizer without a limit says some huge number
 _CHUNK = 512  # texts in memory at once: enough for batches of similar length
 
 
@@ -64,7 +65,7 @@ def load(folder: Path, device: torch.device, max_length: int | None = None) -> C
     """A classifier of a folder, with its own tokenizer and the head that it came with.
 
     Args:
-        max_length: tokens a row; None: 128, or as many as the model reads.
+        max_length: tokens a row; None: as its tokenizer says, or 128; never more than the model reads.
 
     Raises:
         RefusedError: it cannot be used, has no classification head, or reads fewer tokens.
@@ -79,14 +80,15 @@ def load(folder: Path, device: torch.device, max_length: int | None = None) -> C
             Problem("max_length", f"the model reads at most {info.max_positions} tokens", max_length,
                     f"choose 4 to {info.max_positions}")
         )  # fmt: skip
-    model = load_teacher(folder)
+    model, tokenizer = load_teacher(folder), load_tokenizer(folder, "model")
+    said = tokenizer.model_max_length  # our own students say where they were cut in training
     model.to(device)  # type: ignore[arg-type]  # its decorator hides the method's own signature
     return Classifier(
         model,
-        load_tokenizer(folder, "model"),
+        tokenizer,
         task_of(model),
         labels_of(model),
-        max_length or min(MAX_LENGTH, info.max_positions),
+        max_length or min(said if said < _NO_LIMIT else MAX_LENGTH, info.max_positions),
     )
 
 
@@ -109,7 +111,8 @@ def predict(
     """Answer texts, or pairs of texts, on the model's device. Only a few hundred are in memory at once.
 
     Raises:
-        RefusedError: the tokeniser makes no token of a text, whose line is named, or one that the model lacks.
+        RefusedError: the tokeniser makes no token of a text, whose line is named, or one that the model
+            lacks; or some texts are pairs and some are not.
         NotFiniteError: an answer is NaN or infinite.
     """
     task, labels = task_of(model), labels_of(model)

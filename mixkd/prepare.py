@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixkd.classifier import MixAt, labels_of, mix_at, pick_device, scale_head
+from mixkd.classifier import MixAt, labels_of, mix_at, order_outputs, pick_device, scale_head
 from mixkd.contract.data_spec import MetricName, SetName, Task
 from mixkd.contract.problems import Problem, RefusedError
-from mixkd.contract.rows import Row
+from mixkd.contract.rows import DatasetReport, Row
 from mixkd.contract.spec import RunSpec
 from mixkd.data import Encoded, SetsUsed, encode, read_sets
 from mixkd.inputs import check
@@ -50,6 +50,7 @@ class Prepared:
 
     spec: RunSpec
     device: torch.device
+    checked: DatasetReport
     labels: tuple[str, ...]
     teacher: PreTrainedModel
     needs_teaching: bool
@@ -106,6 +107,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
         teacher = load_with_new_head(spec.teacher, spec.data.labels or found.labels, task)
     else:
         teacher = load_teacher(spec.teacher)
+        order_outputs(teacher, spec.data.labels or ())
     teacher.to(device)  # type: ignore[arg-type]  # its decorator hides the method's own signature
     labels = tuple(labels_of(teacher))
 
@@ -128,6 +130,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
     return Prepared(
         spec=spec,
         device=device,
+        checked=found,
         labels=labels,
         teacher=teacher,
         needs_teaching=needs_teaching,

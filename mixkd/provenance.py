@@ -30,6 +30,19 @@ class Fingerprints(Strict):
     student: str | None = Field(description="of the folder that the student came from; null: there was none")
 
 
+class Origins(Strict):
+    """The bytes that a run started from, and the versions that read them."""
+
+    files: dict[SetName, FileCard]
+    models: Fingerprints
+    versions: dict[str, str]
+
+
+def origins(spec: RunSpec) -> Origins:
+    """Of a run; every file is read once."""
+    return Origins(files=file_cards(spec), models=fingerprints(spec), versions=versions())
+
+
 def file_cards(spec: RunSpec) -> dict[SetName, FileCard]:
     """Size and SHA-256 of each data file."""
     return {

@@ -14,6 +14,7 @@ from mixkd.augment.card import AugmentCard
 from mixkd.card import curves_of, model_card
 from mixkd.classifier import MixAt
 from mixkd.contract.data_spec import MetricName, SetName, Task
+from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import Baseline, RunSpec
 from mixkd.curves import Point
 from mixkd.data import SetsUsed
@@ -21,7 +22,7 @@ from mixkd.evaluate import Speed, parameter_count
 from mixkd.judgement import Answers, SetCard, judge_set
 from mixkd.metrics import row_losses
 from mixkd.onnx_check import OnnxCard
-from mixkd.provenance import COMMAND, device_name, file_cards, fingerprints, versions
+from mixkd.provenance import COMMAND, Origins, device_name
 from mixkd.randomness import generator
 from mixkd.report_schema import BaselineCard, Comparison, DataCard, Gap, ModelCard, Report
 from mixkd.train import Outcome
@@ -33,8 +34,10 @@ __all__ = ["Report", "build_report", "describe_model", "write_card", "write_repo
 def build_report(
     spec: RunSpec,
     *,
+    origins: Origins,
     labels: Sequence[str],
     used: SetsUsed,
+    checked: DatasetReport,
     teacher: ModelCard,
     student: ModelCard,
     mixed_at: Mapping[str, MixAt],
@@ -47,16 +50,14 @@ def build_report(
     curves: Sequence[Point],
     onnx: Sequence[OnnxCard],
     device: torch.device,
-    base_model: str | None = None,
 ) -> Report:
-    """Judge what was answered and write down all that decided it. Only hashes read files.
+    """Judge what was answered and write down all that decided it.
 
     Args:
         spec: the resolved run.
         mixed_at: where `teacher` and `student` mix.
         targets_by_set: (N, C) of every set and of `train`, of a regression in the data's units.
         answers_by_set: of the same rows, likewise, by `teacher`, `student` and the baselines' names.
-        base_model: the teacher's name on the Hugging Face hub, where it is known.
     """
     task, metrics, seed = spec.data.task, spec.data.scored_by, spec.recipe.seed
     judged = {
@@ -69,7 +70,6 @@ def build_report(
     sets = {name: card for name, (card, _) in judged.items()}
     return Report(
         task=task,
-        base_model=base_model,
         teacher=teacher,
         student=student,
         judged_on=used.judged_on,
@@ -91,17 +91,20 @@ def build_report(
             labels=list(labels),
             text_pairs=spec.data.columns.text_pair is not None,
             sets=used,
-            files=file_cards(spec),
+            skipped_rows=checked.skipped_rows,
+            texts_in_two_sets=checked.texts_in_two_splits,
+            score_range=checked.score_range,
+            files=origins.files,
         ),
         augmenters=list(augmented),
         onnx=list(onnx),
-        fingerprints=fingerprints(spec),
+        fingerprints=origins.models,
         teach=taught,
         distil=distilled,
         curves=list(curves),
         device=device_name(device),
         threads=torch.get_num_threads(),
-        versions=versions(),
+        versions=origins.versions,
         command=COMMAND,
     )
 

@@ -43,7 +43,7 @@ class Comparison(Strict):
 
 
 class Gap(Strict):
-    """How much better a model does on the rows it learned from: mean losses of labels, without dropout."""
+    """What a model loses on rows it learned from and on others: mean losses of labels, without dropout."""
 
     train_loss: float = Field(
         description="on real training rows, at most as many as there are validation rows"
@@ -53,7 +53,7 @@ class Gap(Strict):
 
 
 class BaselineCard(Strict):
-    """A student of the same start, steps and batches, trained with a simpler loss."""
+    """A student of the same start and batches, trained for as many steps with a simpler loss."""
 
     outcome: Outcome
     sets: dict[SetName, BaselineScores]
@@ -65,6 +65,9 @@ class DataCard(Strict):
     labels: list[str] = Field(description="in the order of the models' outputs")
     text_pairs: bool = Field(description="whether a row is two texts")
     sets: SetsUsed
+    skipped_rows: dict[SetName, int] = Field(description="that could not be read and were left out")
+    texts_in_two_sets: int = Field(description="above 0 they flatter the models")
+    score_range: tuple[float, float] | None = Field(description="of a regression: lowest and highest score")
     files: dict[SetName, FileCard]
 
 
@@ -73,7 +76,6 @@ class Report(Strict):
 
     format: Literal[2] = 2
     task: Task
-    base_model: str | None = Field(description="the teacher's name on the Hugging Face hub; null: not known")
     teacher: ModelCard
     student: ModelCard
     judged_on: SetName = Field(description="the set that the headline numbers are of")

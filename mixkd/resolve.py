@@ -20,30 +20,45 @@ from mixkd.contract.spec import Attention, Precision, RunSpec, RuntimeSpec
 
 NAME = "resolved.json"
 
+_OPEN = ("precision", "attention", "threads")
+_NEUTRAL = ("checkpoint_seconds", "keep_checkpoints")  # no student depends on them
+
 
 def resolve(spec: RunSpec, folder: Path, device: torch.device, teacher: PreTrainedModel) -> RunSpec:
     """The run without anything left open: as an earlier attempt in `folder` chose, or chosen now and kept.
+
+    The teacher computes in the chosen way from here on.
 
     Raises:
         RefusedError: an earlier attempt of another run left its work in `folder`; or the recipe asks for an
             attention or a precision that the teacher or the device does not have.
     """
     earlier = _earlier(folder)
-    if earlier is not None and _is_choice_for(earlier, spec):
-        return earlier
-    if earlier is not None and (folder / "checkpoints").exists():
+    if earlier is not None and continues(folder, spec):
+        spec = _with_runtime(spec, **{name: getattr(earlier.recipe.runtime, name) for name in _OPEN})
+    elif earlier is not None and unfinished(folder):
         raise RefusedError(
             Problem("dir", "it holds the unfinished work of another run", folder.name,
                     "name another folder, or start over in this one with --fresh")
         )  # fmt: skip
-    runtime = choose(spec.recipe.runtime, device, teacher)
-    chosen = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": runtime})})
+    chosen = _with_runtime(spec, **dict(choose(spec.recipe.runtime, device, teacher)))
     write_text(folder / NAME, chosen.model_dump_json(indent=2) + "\n")
     return chosen
 
 
+def continues(folder: Path, spec: RunSpec) -> bool:
+    """Whether an earlier attempt in `folder` was of this run."""
+    earlier = _earlier(folder)
+    return earlier is not None and _is_choice_for(earlier, spec)
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether an attempt that has not ended left its work."""
+    return (folder / "checkpoints").exists()
+
+
 def choose(asked: RuntimeSpec, device: torch.device, teacher: PreTrainedModel) -> RuntimeSpec:
-    """Replace every `auto` and null.
+    """Replace every `auto` and null, and let the teacher compute in that way.
 
     Raises:
         RefusedError: an attention or a precision that is not to be had.
@@ -90,16 +105,14 @@ def _earlier(folder: Path) -> RunSpec | None:
 def _is_choice_for(chosen: RunSpec, asked: RunSpec) -> bool:
     """Whether `chosen` is `asked` with its open points filled in, and nothing else."""
     runtime = asked.recipe.runtime
-    kept = {
-        name: getattr(runtime, name)
-        for name in ("precision", "attention")
-        if getattr(runtime, name) == "auto"
-    }
-    if runtime.threads is None:
-        kept["threads"] = None
-    opened = chosen.recipe.runtime.model_copy(update=kept)
-    recipe = chosen.recipe.model_copy(update={"runtime": opened})
-    return chosen.model_copy(update={"recipe": recipe}) == asked
+    opened = {name: None if name == "threads" else "auto" for name in _OPEN}
+    free = [name for name in _OPEN if getattr(runtime, name) == opened[name]]
+    return _with_runtime(chosen, **{name: getattr(runtime, name) for name in (*free, *_NEUTRAL)}) == asked
+
+
+def _with_runtime(spec: RunSpec, **changes: object) -> RunSpec:
+    runtime = spec.recipe.runtime.model_copy(update=changes)
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": runtime})})
 
 
 @contextmanager

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from mixkd.atomic import write_text
 from mixkd.augment import check_augmenter
+from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.control import Control
 from mixkd.export import export, weights_bytes
@@ -14,12 +18,13 @@ from mixkd.judge import judge
 from mixkd.logbook import Logbook
 from mixkd.onnx_check import OnnxCard
 from mixkd.onnx_export import export_onnx, refuse_missing_packages
-from mixkd.phases import Trained, compare_with, distil, leave, make_lesson, teach
-from mixkd.prepare import Prepared, find_device, prepare
+from mixkd.phases import Trained, compare_with, distil, make_lesson, teach, to_data_units
+from mixkd.prepare import Prepared, find_device, make_student, prepare
+from mixkd.provenance import Origins, origins
 from mixkd.report import build_report, describe_model, write_card, write_report
 from mixkd.report_schema import Report
 from mixkd.reporter import Reporter
-from mixkd.resolve import computing, resolve
+from mixkd.resolve import computing, continues, resolve, unfinished
 from mixkd.train import Surroundings, step_count
 
 
@@ -42,6 +47,7 @@ def run(
     Raises:
         RefusedError: something in the description cannot work.
         DivergedError: a loss stopped being a finite number. Nothing is exported.
+        NotFiniteError: a model that was trained answers with NaN or infinity.
         SystemExit: `control.stop` was set.
     """
     where = find_device(device)
@@ -51,13 +57,50 @@ def run(
     if spec.recipe.onnx:
         refuse_missing_packages()
     prepared = prepare(spec, where)
+    again = continues(folder, spec)
     resolved = resolve(spec, folder, where, prepared.teacher)
     reporter.resolved(resolved.recipe.runtime)
+    found = origins(resolved)
+    if again and (report := _finished(folder, found)) is not None:
+        reporter.note("this run has ended before; start over with --fresh to have it again")
+        reporter.done()
+        return report
+    _refuse_changes(folder, found, reporter)
     with computing(resolved.recipe.runtime):
-        return _phases(replace(prepared, spec=resolved), folder, reporter, control or Control())
+        if resolved.recipe.student.init != "teacher":
+            make_student(prepared)  # what cannot be made is refused before hours went into the teacher
+        return _phases(replace(prepared, spec=resolved), found, folder, reporter, control or Control())
 
 
-def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Control) -> Report:
+def _finished(folder: Path, found: Origins) -> Report | None:
+    """The report of a run that ended well on the same files; None: there is none."""
+    path = folder / "report.json"
+    if unfinished(folder) or not path.exists() or not (folder / "student" / "config.json").exists():
+        return None
+    try:
+        report = Report.model_validate_json(path.read_bytes())
+    except ValidationError:  # of another release
+        return None
+    return report if (report.data.files, report.fingerprints) == (found.files, found.models) else None
+
+
+def _refuse_changes(folder: Path, found: Origins, reporter: Reporter) -> None:
+    """Whoever goes on must go on from the same files; other versions may round in another way."""
+    path = folder / "checkpoints" / "origins.json"
+    if path.exists():
+        before = Origins.model_validate_json(path.read_bytes())
+        if (before.files, before.models) != (found.files, found.models):
+            raise RefusedError(
+                Problem("dir", "the data or a model has changed since the run was interrupted", folder.name,
+                        "bring the old files back, or start over with --fresh")
+            )  # fmt: skip
+        if before.versions != found.versions:
+            reporter.note("libraries have changed since the run was interrupted: the last bits may differ")
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, found.model_dump_json(indent=2) + "\n")
+
+
+def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter, control: Control) -> Report:
     spec, work = prepared.spec, folder / "checkpoints"
     logbook = Logbook(work / "metrics.jsonl")
     reporter = reporter.heard_by(logbook.note)
@@ -72,10 +115,12 @@ def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Contr
     baselines = compare_with(prepared, lesson, student, around)
 
     reporter.phase("evaluate")
-    leave(prepared, [prepared.teacher, student.model, *(one.model for one in baselines.values())])
+    to_data_units(prepared, [prepared.teacher, student.model, *(one.model for one in baselines.values())])
     judged = judge(prepared, student.model, baselines)
 
     reporter.phase("export")
+    # Where texts are cut is a part of what the student has learned.
+    prepared.student_tokenizer.model_max_length = spec.recipe.max_length
     export(student.model, prepared.student_tokenizer, folder / "student")
     models = {"teacher": prepared.teacher, "student": student.model}
     cards = {
@@ -84,6 +129,8 @@ def _phases(prepared: Prepared, folder: Path, reporter: Reporter, control: Contr
     }
     report = build_report(
         spec,
+        origins=found,
+        checked=prepared.checked,
         labels=prepared.labels,
         used=prepared.used,
         teacher=cards["teacher"],

@@ -79,8 +79,8 @@ class Reading(Strict):
             raise ValueError("`labels` names the classes of a classification, at least two")
         if self.labels is not None and len(set(self.labels)) < len(self.labels):
             raise ValueError("`labels` names a class twice")
-        if "f1" in self.scored_by and self.labels is not None and len(self.labels) != 2:
-            raise ValueError("`f1` is that of the second of two labels")
+        if "f1" in self.scored_by and (self.labels is None or len(self.labels) != 2):
+            raise ValueError("`f1` is that of the second of two `labels`: name them in their order")
         if self.score_range is not None and not (
             self.task == "regression" and self.score_range[0] < self.score_range[1]
         ):
