@@ -78,6 +78,7 @@ def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Co
             data=spec.data,
             cache=cache,
             teacher=teacher,
+            progress=reporter.texts,
             should_stop=lambda: control.finish_now,
         )
         rows, cards = augment(rows, spec.augment, context=context)

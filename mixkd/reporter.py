@@ -78,6 +78,13 @@ class Reporter:
             )
         )
 
+    def texts(self, done: int, of: int) -> None:
+        """So many of the texts that an augmenter makes are there."""
+        now = self._clock()
+        if now - self._sent >= _SECONDS_BETWEEN_PROGRESS or done == of:
+            self._sent = now
+            self._send(Progress(phase=self._phase, step=done, steps=of))
+
     def metric(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers worth keeping."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}

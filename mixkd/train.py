@@ -135,7 +135,7 @@ def _why_stopped(state: State, steps: int, spec: TrainSpec, control: Control) ->
         return "end"
     if spec.patience is not None and state.misses >= spec.patience:
         return "early"
-    return "asked" if control.finish_now else None
+    return "asked" if control.finish_now and state.step else None  # untrained weights are nobody's wish
 
 
 def _batches(training: Training) -> Iterator[Indices]:

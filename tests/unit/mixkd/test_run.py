@@ -64,7 +64,7 @@ _PLAIN = """
 import json, sys
 from transformers import pipeline
 classify = pipeline("text-classification", model=sys.argv[1], device="cpu", top_k=None)
-print(json.dumps(classify(["word1 red word2", "a much longer text " * 3 + "blue"])))
+print(json.dumps(classify(["word1 red word2", "a much longer text " * 100 + "blue"], truncation=True)))
 assert not [name for name in sys.modules if name.split(".")[0] == "mixkd"]
 """
 
@@ -87,6 +87,7 @@ def test_the_exported_folder_loads_in_another_process_with_plain_transformers(
     assert set(files) >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     tokenizer = json.loads(files["tokenizer.json"])
     assert (tokenizer["padding"], tokenizer["truncation"]) == (None, None)  # neither was asked for by anyone
+    assert json.loads(files["tokenizer_config.json"])["model_max_length"] == 16  # as long as in training
     assert "local_files_only" not in json.loads(files["tokenizer_config.json"])
     here = str(tmp_path.parent).encode()
     assert not [name for name, content in files.items() if here in content or b"/tmp" in content]

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, pipeline
 
+from mixkd.contract.messages import Message, Progress
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.report_schema import Report
@@ -200,8 +201,10 @@ def test_the_baseline_of_the_same_loss_is_the_student_itself(
 
 
 def test_texts_without_labels_become_training_rows_of_the_student(
-    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[Message] = []
+    reporter = Reporter(told.append)
     monkeypatch.setenv("MIXKD_CACHE", str(tmp_path / "cache"))
     texts = tmp_path / "more.jsonl"
     texts.write_text("".join(json.dumps({"text": f"word{n} red word{n + 1}"}) + "\n" for n in range(20)))
@@ -211,6 +214,8 @@ def test_texts_without_labels_become_training_rows_of_the_student(
     assert report.teach is not None
     assert report.teach.steps == 16  # 61 rows in batches of 8, twice: the teacher has the real ones only
     assert report.distil.steps == 2 * -(-81 // 8)
+    made = [m.step for m in told if isinstance(m, Progress) and m.phase == "augment"]
+    assert made[-1] == 20
     assert list((tmp_path / "cache" / "augmented").iterdir()) != []  # another run finds them there
 
 
@@ -253,3 +258,29 @@ def test_more_evaluation_sets_are_judged_too(make_spec: MakeSpec, tmp_path: Path
     report = run(spec.model_copy(update={"data": data}), tmp_path, reporter, "cpu")
     assert report.sets["mismatched"].student.loss == pytest.approx(report.sets["test"].student.loss)
     assert np.isfinite(report.sets["mismatched"].student.loss)
+
+
+def test_f1_is_that_of_the_class_that_the_data_calls_second(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    """Whatever the order of a published teacher's outputs; this one says `spam` to every text."""
+    teacher = BertForSequenceClassification(
+        tiny_config(id2label={0: "spam", 1: "ham"}, label2id={"spam": 0, "ham": 1})
+    )
+    with torch.no_grad():
+        teacher.classifier.weight.zero_()
+        teacher.classifier.bias.copy_(torch.tensor([5.0, -5.0]))
+    teacher.save_pretrained(tmp_path / "teacher")
+    save_tokenizer(tmp_path / "teacher")
+    spec = with_data(
+        make_spec(teacher=tmp_path / "teacher", distil={"epochs": 1, "learning_rate": 1e-12}),
+        tmp_path, lambda colours: "spam" if colours else "ham",
+        metrics=["f1", "accuracy"], labels=["ham", "spam"],
+    )  # fmt: skip
+    report = run(spec, tmp_path, reporter, "cpu")
+    assert report.data.labels == ["ham", "spam"]
+    scores = report.sets["test"].teacher.scores
+    share = scores["accuracy"].value  # of `spam`, to which every answer goes
+    assert scores["f1"].value == pytest.approx(2 * share / (1 + share))
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config["id2label"] == {"0": "ham", "1": "spam"}

@@ -1,8 +1,10 @@
 """A run that was killed anywhere goes on in its folder and ends as if nothing had happened."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message, Note, PhaseStarted, Progress
@@ -161,3 +163,73 @@ def test_a_run_that_is_told_to_stop_goes_on_later(
     assert steps[0] == 4
     assert not [m for m in told if isinstance(m, Progress) and m.phase == "teach"]
     assert not [m for m in told if isinstance(m, Note)]
+
+
+def test_an_attention_that_was_asked_for_is_that_of_every_attempt(
+    spec: RunSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    """Eager and SDPA attention differ in the last bits."""
+    eager = spec.recipe.runtime.model_copy(update={"attention": "eager"})
+    spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": eager})})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    run(spec, whole, reporter, "cpu")
+    with pytest.raises(Killed):
+        run(spec, killed, killed_at("teach", 5), "cpu")
+    run(spec, killed, reporter, "cpu")
+    assert student(killed) == student(whole)
+
+
+def test_a_run_does_not_go_on_with_another_teacher_or_other_data_of_the_same_names(
+    spec: RunSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(spec.teacher, teacher)
+    spec = spec.model_copy(update={"teacher": teacher})
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(Killed):
+        run(spec, out, killed_at("distil", 3), "cpu")
+    weights = load_file(teacher / "model.safetensors")
+    weights["encoder.layer.0.output.dense.weight"] += 0.01
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RefusedError, match="has changed"):
+        run(spec, out, reporter, "cpu")
+
+
+def test_a_run_that_has_ended_is_not_trained_again(spec: RunSpec, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "ended")
+    told: list[Message] = []
+    report = run(spec, tmp_path / "ended", Reporter(told.append), "cpu")
+    assert report == Report.model_validate_json((whole / "report.json").read_bytes())
+    assert {message.phase for message in told if isinstance(message, PhaseStarted)} == {"prepare"}
+    assert [message for message in told if isinstance(message, Note)]
+
+
+def test_what_no_student_depends_on_may_change_between_attempts(
+    spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("distil", 3), "cpu")
+    rarely = spec.recipe.runtime.model_copy(update={"checkpoint_seconds": 600, "keep_checkpoints": 1})
+    changed = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": rarely})})
+    run(changed, tmp_path, reporter, "cpu")
+    assert student(tmp_path) == student(whole)
+
+
+@pytest.mark.parametrize("phase", ["prepare", "teach", "baselines"])
+def test_a_wish_to_finish_before_the_first_step_leaves_one_step_at_least(
+    spec: RunSpec, tmp_path: Path, phase: str
+) -> None:
+    control = Control()
+
+    def send(message: Message) -> None:
+        if isinstance(message, PhaseStarted) and message.phase == phase:
+            control.finish_now = True
+
+    report = run(spec, tmp_path, Reporter(send), "cpu", control)
+    assert report.teach is not None
+    steps = [report.teach.steps, report.distil.steps, report.baselines["kd"].outcome.steps]
+    assert min(steps) >= 1
+    assert sum(count < 16 for count in steps) == 1  # the wish is granted once
