@@ -16,7 +16,7 @@ from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.spec import Precision
 from mixkd.contract.strict import Strict
 from mixkd.data import Encoded
-from mixkd.failures import NotFiniteError
+from mixkd.failures import NotFiniteError, is_out_of_memory
 from mixkd.metrics import Scores, score
 
 _BATCH = 64
@@ -62,15 +62,34 @@ def answers(
 ) -> NDArray[np.float32]:
     """The logits or scores of rows, in their order: (N, C). Leaves the model in evaluation mode.
 
+    Where memory runs out, it is tried with half as many rows at once.
+
     Raises:
         NotFiniteError: one of them is NaN or infinite.
     """
     ready_to_answer(model)
-    found = np.empty((len(rows), rows.outputs), dtype=np.float32)
-    for indices in ordered_batches(rows.lengths, _BATCH):
-        found[indices] = answer(model, collate(rows, indices).to(device), precision).cpu().numpy()
+    size = _BATCH
+    while True:
+        try:
+            found = _answers(model, rows, device, precision, size)
+            break
+        except (MemoryError, RuntimeError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        if device.type == "cuda":  # after the handler, whose error held on to tensors
+            torch.cuda.empty_cache()
+        size //= 2
     if not np.isfinite(found).all():
         raise NotFiniteError
+    return found
+
+
+def _answers(
+    model: PreTrainedModel, rows: Encoded, device: torch.device, precision: Precision, size: int
+) -> NDArray[np.float32]:
+    found = np.empty((len(rows), rows.outputs), dtype=np.float32)
+    for indices in ordered_batches(rows.lengths, size):
+        found[indices] = answer(model, collate(rows, indices).to(device), precision).cpu().numpy()
     return found
 
 

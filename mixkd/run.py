@@ -52,10 +52,7 @@ def run(
     """
     where = find_device(device)
     reporter.phase("prepare")
-    for number, augmenter in enumerate(spec.augment):
-        check_augmenter(augmenter, spec.data, f"augment.{number}")
-    if spec.recipe.onnx:
-        refuse_missing_packages()
+    check_extras(spec)
     prepared = prepare(spec, where)
     again = continues(folder, spec)
     resolved = resolve(spec, folder, where, prepared.teacher)
@@ -70,6 +67,18 @@ def run(
         if resolved.recipe.student.init != "teacher":
             make_student(prepared)  # what cannot be made is refused before hours went into the teacher
         return _phases(replace(prepared, spec=resolved), found, folder, reporter, control or Control())
+
+
+def check_extras(spec: RunSpec) -> None:
+    """What `inputs.check` leaves out, since it needs the libraries: augmenters, and what writes ONNX.
+
+    Raises:
+        RefusedError: one of them cannot work.
+    """
+    for number, augmenter in enumerate(spec.augment):
+        check_augmenter(augmenter, spec.data, f"augment.{number}")
+    if spec.recipe.onnx:
+        refuse_missing_packages()
 
 
 def _finished(folder: Path, found: Origins) -> Report | None:

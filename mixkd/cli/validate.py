@@ -1,4 +1,4 @@
-"""`validate`: whether a run can work, and what it is about. Loads no torch."""
+"""`validate`: whether a run can work, and what it is about. Loads torch only where an extra needs it."""
 
 import argparse
 
@@ -22,7 +22,12 @@ def main(given: argparse.Namespace) -> int:
     Raises:
         RefusedError: with everything that was found wrong.
     """
-    teacher, data = check(read_spec(given.spec))
+    spec = read_spec(given.spec)
+    teacher, data = check(spec)
+    if spec.augment or spec.recipe.onnx:
+        from mixkd.run import check_extras
+
+        check_extras(spec)
     answer(Found(teacher=teacher, data=data), [_teacher(teacher), *_data(data)], as_json=given.json)
     return 0
 

@@ -10,6 +10,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from mixkd import evaluate, metrics
+from mixkd.batching import Batch
+from mixkd.contract.spec import Precision
 from mixkd.data import Encoded
 from mixkd.failures import NotFiniteError
 
@@ -59,6 +61,30 @@ def test_dropout_is_off_whatever_the_model_was_doing() -> None:
     model, rows = bert().train(), encoded()
     np.testing.assert_array_equal(evaluate.answers(model, rows, CPU), evaluate.answers(model, rows, CPU))
     assert not model.training
+
+
+def test_where_memory_runs_out_fewer_rows_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = bert(), encoded()
+    plain, asked, whole = evaluate.answer, [], evaluate.answers(model, rows, CPU)
+
+    def hungry(model: PreTrainedModel, batch: Batch, precision: Precision) -> torch.Tensor:
+        asked.append(len(batch.tokens))
+        if len(batch.tokens) > 20:
+            raise torch.OutOfMemoryError
+        return plain(model, batch, precision)
+
+    monkeypatch.setattr(evaluate, "answer", hungry)
+    np.testing.assert_allclose(evaluate.answers(model, rows, CPU), whole, rtol=1e-4, atol=1e-5)
+    assert max(asked[-5:]) <= 20
+
+
+def test_one_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(evaluate, "answer", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate.answers(bert(), encoded(), CPU)
 
 
 def test_lower_precision_is_close_and_not_the_same() -> None:
