@@ -11,7 +11,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
-        test-acceptance test-architecture mutation bench-paper docs clean
+        test-acceptance test-architecture mutation bench-paper bench-gpu docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ mutation: setup ## change mixup.py and losses.py in every way mutmut knows, and 
 
 bench-paper: setup ## the paper's table on real text, three seeds (an hour or two; goes on where it stopped)
 	$(BIN)/python -m benchmarks.paper
+
+bench-gpu: setup ## a run of BERT-base's size where there is a GPU: speed, memory, the same bits
+	$(BIN)/python -m benchmarks.gpu --out build/bench/gpu
 
 docs: setup ## write the generated pages of docs/ anew
 	$(BIN)/python scripts/docs.py

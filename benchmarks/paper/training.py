@@ -18,7 +18,7 @@ from mixkd.control import Control
 from mixkd.evaluate import validate
 from mixkd.export import export
 from mixkd.metrics import Scores
-from mixkd.phases import Lesson, Trained, distil, leave, make_lesson, teach
+from mixkd.phases import Lesson, Trained, distil, make_lesson, teach, to_data_units
 from mixkd.prepare import Prepared, prepare
 from mixkd.provenance import file_cards, versions
 from mixkd.reporter import Reporter
@@ -108,7 +108,7 @@ def _taught(setting: Setting, task: Benchmark, share: float) -> Path:
     with computing(prepared.spec.recipe.runtime):
         outcome = teach(prepared, around)
         assert outcome is not None
-        leave(prepared, [prepared.teacher])
+        to_data_units(prepared, [prepared.teacher])
         folder.parent.mkdir(exist_ok=True)
         export(prepared.teacher, prepared.teacher_tokenizer, folder)
         prepared = replace(prepared, scale=None)  # it speaks the data's units already
@@ -122,7 +122,7 @@ def _finish(setting: Setting, key: Key, prepared: Prepared, trained: Trained, *,
     """Score a model that was trained, write its cell, say so."""
     model, outcome, precision = trained.model, trained.outcome, prepared.spec.recipe.runtime.precision
     assert precision != "auto"  # it was chosen before the training
-    leave(prepared, [model])
+    to_data_units(prepared, [model])
     began = monotonic()
     scores: dict[SetName, Scores] = {
         name: validate(model, encoded, prepared.task, prepared.metrics, setting.device, precision=precision)
