@@ -24,7 +24,7 @@ from mixkd.contract.spec import PRESETS, LossSpec, RunSpec, TrainSpec
 from mixkd.control import Control
 from mixkd.costs import Step, first_epoch, seconds
 from mixkd.data import Encoded
-from mixkd.estimate import Measured, Memory, TrainingCost
+from mixkd.estimate_schema import Measured, Memory, TrainingCost
 from mixkd.evaluate import answers
 from mixkd.prepare import Prepared, find_device, make_student, prepare
 from mixkd.provenance import device_name

@@ -25,7 +25,7 @@ def pages() -> dict[Path, str]:
     """Every page that is generated, wholly or in part, with the text that it should have."""
     from core.config import Settings
     from mixkd.contract.spec import DistilSpec
-    from mixkd.estimate import Estimate
+    from mixkd.estimate_schema import Estimate
     from mixkd.report_schema import Report
 
     reference = ROOT / "docs" / "reference"

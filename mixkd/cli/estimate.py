@@ -4,7 +4,8 @@ import argparse
 
 from mixkd.cli.show import Table, answer, busy, duration, failure, number, size
 from mixkd.control import Control
-from mixkd.estimate import Estimate, MeasurementError, estimate
+from mixkd.estimate import MeasurementError, estimate
+from mixkd.estimate_schema import Estimate
 from mixkd.inputs import check, read_spec
 
 

@@ -23,7 +23,8 @@ from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.control import Control
 from mixkd.costs import first_epoch, seconds
-from mixkd.estimate import Measured, MeasurementError, Memory, TrainingCost, estimate
+from mixkd.estimate import MeasurementError, estimate
+from mixkd.estimate_schema import Measured, Memory, TrainingCost
 from mixkd.prepare import Prepared, prepare
 from mixkd.reporter import Reporter
 from mixkd.resolve import choose
