@@ -112,7 +112,7 @@ def train(
                 around.control.leave_if_asked()
 
         if state.step not in evaluations:  # it was asked to finish between two
-            _evaluate(training, rate_at(max(state.step - 1, 0), steps, spec))
+            _evaluate(training, rate_at(state.step - 1, steps, spec))
         around.control.finish_now = False  # granted; the next training begins without that wish
         state.seconds = time.monotonic() - started
         return _finish(training, stopped)

@@ -62,7 +62,7 @@ class Outcome(Strict):
     steps: int = Field(description="that were made")
     epochs: int = Field(description="that were begun")
     best_step: int
-    best_epoch: int = Field(description="counted from 1; 0: the best one came before any step")
+    best_epoch: int = Field(description="counted from 1")
     validation: Scores = Field(description="of the best evaluation")
     train_loss: float = Field(
         description="of the best weights without dropout, on at most as many training rows as validation has"

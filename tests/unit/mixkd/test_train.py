@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
@@ -74,19 +76,24 @@ def test_an_epoch_can_have_several_evaluations_and_none_may_be_better_for_long(
     assert (outcome.stopped, outcome.steps, outcome.epochs, outcome.best_step) == ("early", 8, 1, 3)
 
 
-def test_a_better_evaluation_restores_the_patience(
-    classifier: PreTrainedModel, messages: list[Message], fit: Fit
-) -> None:
-    spec = SPEC.model_copy(update={"epochs": 6, "patience": 2})
-    outcome = fit(spec=spec)
-    told = evaluations(messages)
-    misses = best = 0
-    ranks = [(m.values["validation_accuracy"], -m.values["validation_loss"]) for m in told]
-    for number, rank in enumerate(ranks):
-        misses = misses + 1 if number and rank <= ranks[best] else 0
-        best = best if misses else number
-        assert misses < 2 or number == len(ranks) - 1
-    assert outcome.best_step == told[best].step
+def test_a_better_evaluation_restores_the_patience(monkeypatch: pytest.MonkeyPatch, fit: Fit) -> None:
+    accuracies = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.7])
+    monkeypatch.setattr("mixkd.train.validate", lambda *_, **__: {"accuracy": next(accuracies), "loss": 1.0})
+    outcome = fit(spec=SPEC.model_copy(update={"epochs": 6, "patience": 2}))
+    assert (outcome.steps, outcome.best_step, outcome.stopped) == (5 * 8, 3 * 8, "early")
+    assert outcome.validation["accuracy"] == 0.6
+
+
+def test_dropout_is_on_in_every_step(classifier: PreTrainedModel, rows: TrainData, fit: Fit) -> None:
+    """Evaluations switch it off."""
+    learn, on = finetune(classifier, rows), []
+
+    def note(part: Part) -> Terms:
+        on.append(classifier.training)
+        return learn(part)
+
+    fit(objective=note)
+    assert on == [True] * 24
 
 
 @pytest.mark.parametrize(("an_epoch", "times", "expected"), [(8, 1, {8}), (8, 3, {3, 6, 8}), (2, 5, {1, 2})])
@@ -129,30 +136,30 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_does_n
 def test_trainings_of_one_stream_see_the_same_batches_and_pairs(
     classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
 ) -> None:
-    def seen(**arguments: Any) -> list[Part]:
-        parts: list[Part] = []
+    def seen(**arguments: Any) -> tuple[list[list[int]], list[list[float]]]:
+        batches, weights = [], []
         learn = finetune(classifier, rows)
 
         def note(part: Part) -> Terms:
-            parts.append(part)
+            assert part.pairs is not None
+            batches.append(part.rows.tolist())
+            weights.append(part.pairs.weight.tolist())
             return learn(part)
 
         fit(objective=note, mixup=MixupSpec(), **arguments)
-        return parts
-
-    def alike(one: list[Part], other: list[Part]) -> bool:
-        return all(
-            np.array_equal(a.rows, b.rows) and torch.equal(a.pairs.weight, b.pairs.weight)
-            for a, b in zip(one, other, strict=True)
-        )
+        return batches, weights
 
     distil = seen(folder="distil", stream="distil")
     messages.clear()
     baseline = seen(folder="kd", stream="distil", first_step=24)
     assert not any(isinstance(m, PhaseStarted) for m in messages)  # its caller announces it
     assert [m.step for m in evaluations(messages)] == [32, 40, 48]
-    assert alike(distil, baseline)
-    assert not alike(distil, seen(folder="teach"))
+    assert distil == baseline
+    other = seen(folder="teach")
+    assert distil[0] != other[0]
+    assert distil[1] != other[1]
+    for drawn in distil:  # anew at every step of every epoch
+        assert len({tuple(values) for values in drawn}) == 24
 
 
 # -- wishes ----------------------------------------------------------------------------------------------
@@ -173,29 +180,34 @@ def test_finish_now_stops_at_the_next_step_and_keeps_the_best(
     assert not control.finish_now  # the student that follows a teacher is trained
 
 
-def test_finish_now_before_the_first_step_leaves_an_evaluated_model(
+def test_finish_now_before_the_first_step_waits_for_that_one(
     classifier: PreTrainedModel, rows: TrainData, control: Control, fit: Fit
 ) -> None:
     before = weights(classifier)
     control.finish_now = True
     outcome = fit()
-    assert (outcome.steps, outcome.best_step, outcome.best_epoch, outcome.epochs) == (0, 0, 0, 0)
+    assert (outcome.steps, outcome.best_step, outcome.best_epoch, outcome.epochs) == (1, 1, 1, 1)
     assert outcome.validation == scores(classifier, rows)
-    assert equal(before, weights(classifier))
+    assert not equal(before, weights(classifier))  # untrained weights are nobody's wish
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     classifier_folder: Path, rows: TrainData, messages: list[Message], control: Control, fit: Fit
 ) -> None:
+    passed = 0
+
     def terminate(terms: Terms) -> Terms:
+        nonlocal passed
+        passed = 1000
         os.kill(os.getpid(), signal.SIGTERM)
         return terms
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     control.install()
     stopped = BertForSequenceClassification.from_pretrained(classifier_folder)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
     try:
-        with pytest.raises(SystemExit) as left:
+        with patch("mixkd.train.time", clock), pytest.raises(SystemExit) as left:
             fit(stopped, at_step(5, finetune(stopped, rows), terminate))
     finally:
         signal.signal(signal.SIGTERM, before[0])
@@ -205,7 +217,8 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
 
     control.stop = False
     again = BertForSequenceClassification.from_pretrained(classifier_folder)
-    fit(again)
+    outcome = fit(again)
+    assert outcome.seconds > 1000  # of both attempts
     whole = BertForSequenceClassification.from_pretrained(classifier_folder)
     fit(whole, folder="whole")
     assert equal(weights(again), weights(whole))
