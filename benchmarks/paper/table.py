@@ -16,8 +16,8 @@ HEAD = """# What mixup brings to a distilled student
 Students trained by labels alone (FT), by a teacher's answers to real rows too (KD), to mixed rows (TMKD), and
 to mixed rows with mixed labels (SM+TMKD, which is MixKD); +BT adds back-translated rows. All students of a
 task and a share of its data start from the embeddings, the first layers and the head of one fine-tuned
-teacher, which was trained on that share, and have the same budget. The learning rate was picked by a look at
-three on the validation rows of trec6, for FT; nothing was tuned for another method or task.
+teacher, which was trained on that share, and have the same budget. The learning rate is the best
+of four on the validation rows of trec6, for FT; nothing was tuned for another method or task.
 
 Numbers are of the evaluation set, in hundredths but for rmse, as mean ± standard deviation over seeds. A seed
 decides batches, partners, λ and dropout. Students of one seed see the same batches, so `− FT` and `− KD` are
