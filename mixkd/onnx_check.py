@@ -23,6 +23,7 @@ from mixkd.metrics import Scores, answered, score
 
 Variant = Literal["fp32", "int8"]
 Logits = NDArray[np.float32]  # (N, C)
+Run = Callable[[Batch], Logits]
 
 LARGEST_DIFFERENCE = 1e-3
 """Of any fp32 answer from torch's, over their spread: rounding makes some 1e-5, a wrong graph far more."""
@@ -75,7 +76,7 @@ class Reference:
     task: Task
     metrics: Sequence[MetricName]
     logits: Logits
-    latency_ms: float
+    run: Run  # torch once more, to time it
 
     @property
     def targets(self) -> Logits:
@@ -107,7 +108,7 @@ def ask_torch(model: PreTrainedModel, rows: Encoded, task: Task, metrics: Sequen
     logits = _answers(run, rows, chosen)
     if not np.isfinite(logits).all():
         raise NotFiniteError
-    return Reference(rows, chosen, task, metrics, logits, _latency_ms(run, rows, chosen))
+    return Reference(rows, chosen, task, metrics, logits, run)
 
 
 def check(path: Path, variant: Variant, reference: Reference) -> OnnxCard:
@@ -120,14 +121,15 @@ def check(path: Path, variant: Variant, reference: Reference) -> OnnxCard:
     logits = _answers(run, reference.rows, reference.chosen)
     compared = None
     if np.isfinite(logits).all():
+        torch_ms, onnx_ms = _latencies_ms((reference.run, run), reference.rows, reference.chosen)
         compared = OnnxCheck(
             rows=len(logits),
             largest_difference=float(np.abs(logits - reference.logits).max()) / reference.spread,
             agreement=_agreement(logits, reference),
             torch=reference.scores(reference.logits),
             onnx=reference.scores(logits),
-            torch_latency_ms_p50=reference.latency_ms,
-            latency_ms_p50=_latency_ms(run, reference.rows, reference.chosen),
+            torch_latency_ms_p50=torch_ms,
+            latency_ms_p50=onnx_ms,
         )
     size = path.stat().st_size
     reason = _broken(variant, compared, reference)
@@ -170,12 +172,14 @@ def _agreement(logits: Logits, reference: Reference) -> float:
 # -- running -----------------------------------------------------------------------------------------------
 
 
-def _session(path: Path) -> Callable[[Batch], Logits]:
+def _session(path: Path) -> Run:
     """From batches to what an ONNX file answers."""
     import onnxruntime as ort  # type: ignore[import-untyped]  # it has no types
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Between two runs its threads would spin, and be in torch's way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: its warnings are about graphs that others wrote
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
@@ -189,25 +193,23 @@ def _session(path: Path) -> Callable[[Batch], Logits]:
     return run
 
 
-def _answers(run: Callable[[Batch], Logits], rows: Encoded, chosen: Indices) -> Logits:
+def _answers(run: Run, rows: Encoded, chosen: Indices) -> Logits:
     logits = np.empty((len(chosen), rows.outputs), dtype=np.float32)
     for places in ordered_batches(rows.lengths[chosen], _BATCH):
         logits[places] = run(collate(rows, chosen[places]))
     return logits
 
 
-def _latency_ms(run: Callable[[Batch], Logits], rows: Encoded, chosen: Indices) -> float:
-    """The median time of one row.
-
-    Torch and ONNX take no turns: idle threads of one spin, and would be in the way of the other.
-    """
-    took = []
+def _latencies_ms(runs: Sequence[Run], rows: Encoded, chosen: Indices) -> list[float]:
+    """The median time of one row, of each. They take turns: what else the machine does slows all of them."""
+    took: list[list[float]] = [[] for _ in runs]
     for place in _spread(len(chosen), _TIMED):
         batch = collate(rows, chosen[place : place + 1])
-        started = time.perf_counter()
-        run(batch)
-        took.append(time.perf_counter() - started)
-    return float(np.median(took)) * 1000
+        for run, times in zip(runs, took, strict=True):
+            started = time.perf_counter()
+            run(batch)
+            times.append(time.perf_counter() - started)
+    return [float(np.median(times)) * 1000 for times in took]
 
 
 def _spread(rows: int, most: int) -> Indices:

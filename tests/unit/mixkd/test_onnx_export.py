@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedModel
 
-from mixkd import onnx_export
+from mixkd import onnx_check, onnx_export
 from mixkd.batching import collate
 from mixkd.contract.folder import inspect_folder
 from mixkd.contract.problems import RefusedError
@@ -245,6 +245,7 @@ def test_a_model_that_cannot_be_exported_leaves_no_file_and_says_why(
     assert (plain.kept, small.kept) == (False, False)
     assert str(plain.reason).startswith("a model of the family bert could not be exported: ")
     assert "data-dependent" in str(plain.reason)
+    assert small.reason == "it is made of the fp32 file, which is not good"
     assert list(tmp_path.iterdir()) == [], "the old file was of another model"
 
 
@@ -288,6 +289,15 @@ def test_a_student_that_answers_nan_is_not_judged(student: PreTrainedModel, expo
         student.classifier.bias[0] = float("nan")
     with pytest.raises(NotFiniteError):
         export_to(student)
+
+
+def test_of_a_large_set_rows_from_all_over_it_are_asked(
+    student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_check, "_ROWS", 4)
+    reference = ask_torch(student, colours(61), "single_label", ["accuracy"])
+    assert reference.chosen.tolist() == [0, 20, 40, 60]
+    assert reference.scores(reference.logits)["accuracy"] == 1
 
 
 # -- the packages ------------------------------------------------------------------------------------------
