@@ -12,6 +12,13 @@ from torch.nn import Linear, Module
 from transformers import PreTrainedModel
 
 from mixkd.contract.families import family
+from mixkd.contract.spec import Precision
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 MixAt = Literal["word", "embedding"]
 """`word`: before anything is added to the word embeddings. `embedding`: what the embedding LayerNorm made of
@@ -107,6 +114,11 @@ def _last_layer(model: PreTrainedModel) -> Linear:
     last = model.get_submodule(family(model.config.model_type).head_weight.removesuffix(".weight"))
     assert isinstance(last, Linear)
     return last
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Within it forward passes run in the precision; weights stay as they are."""
+    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
 def ready_to_answer(model: PreTrainedModel) -> None:

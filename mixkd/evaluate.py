@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mixkd.batching import Batch, Indices, collate, ordered_batches
-from mixkd.classifier import embed, logits, ready_to_answer
+from mixkd.classifier import autocast, embed, logits, ready_to_answer
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.spec import Precision
 from mixkd.contract.strict import Strict
@@ -24,11 +24,6 @@ _WARM_UP = 5
 _SINGLE_ROWS = 200  # one row at a time, for the latency
 _FULL_BATCHES = 30  # of 32 rows, for the throughput
 _PATIENCE = 10.0  # seconds that either measurement may take; then what there is must do
-_DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 class Speed(Strict):
@@ -96,7 +91,7 @@ def _answers(
 @torch.inference_mode()
 def answer(model: PreTrainedModel, batch: Batch, precision: Precision = "fp32") -> Tensor:
     """The logits of a batch in float32, without a gradient: (B, C)."""
-    with torch.autocast(batch.tokens.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+    with autocast(batch.tokens.device, precision):
         words = embed(model, batch.tokens, batch.segments, "word")
         return logits(model, words, batch.mask, batch.segments, "word").float()
 

@@ -18,12 +18,11 @@ import torch
 from transformers import PreTrainedModel
 
 from mixkd import memory, phases
-from mixkd.batching import Indices
 from mixkd.contract.data_spec import SetName
-from mixkd.contract.spec import PRESETS, LossSpec, RunSpec, TrainSpec
+from mixkd.contract.spec import RunSpec, TrainSpec
 from mixkd.control import Control
 from mixkd.costs import Step, first_epoch, seconds
-from mixkd.data import Encoded
+from mixkd.data import Encoded, take
 from mixkd.estimate_schema import Measured, Memory, TrainingCost
 from mixkd.evaluate import answers
 from mixkd.prepare import Prepared, find_device, make_student, prepare
@@ -32,7 +31,6 @@ from mixkd.reporter import Reporter
 from mixkd.resolve import choose, computing
 from mixkd.train import Surroundings, evaluation_steps
 
-_FINETUNE = LossSpec.model_validate(PRESETS["finetune"])
 _STEPS = 4  # of a measurement; the first one sets things up and is not timed
 _PATIENCE = 10.0  # seconds, after which two timed steps must do
 _ANSWERED = 256  # rows that are answered to time an evaluation
@@ -69,7 +67,7 @@ class _Bench:
         return first_epoch(
             self.sets["train"],
             self.spec,
-            _FINETUNE if teaches else recipe.loss,
+            phases.FINETUNE if teaches else recipe.loss,
             recipe.mixup,
             micro_batch=recipe.runtime.micro_batch,
             seed=recipe.seed,
@@ -128,10 +126,7 @@ def _variants(prepared: Prepared) -> Iterator[tuple[str, Prepared]]:
         yield "teach", prepared
     yield "distil", prepared
     for name in recipe.baselines:
-        yield (
-            name,
-            _changed(prepared, loss=recipe.loss.model_copy(update={"mle_weight": 1.0, **PRESETS[name]})),
-        )
+        yield name, _changed(prepared, loss=phases.baseline_loss(recipe.loss, name))
 
 
 def _changed(prepared: Prepared, **fields: object) -> Prepared:
@@ -231,22 +226,9 @@ def _try(bench: _Bench, step: Step) -> tuple[int, float]:
 def _over_and_over(sets: Mapping[SetName, Encoded], row: int, count: int) -> Mapping[SetName, Encoded]:
     """One training row `count` times, and a validation row, so that evaluating costs nothing."""
     return {
-        "train": _take(sets["train"], np.full(count, row)),
-        "validation": _take(sets["validation"], np.zeros(1, dtype=np.int64)),
+        "train": take(sets["train"], np.full(count, row)),
+        "validation": take(sets["validation"], np.zeros(1, dtype=np.int64)),
     }
-
-
-def _take(rows: Encoded, chosen: Indices) -> Encoded:
-    lengths = rows.lengths[chosen]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.arange(starts[-1]) + np.repeat(rows.starts[chosen] - starts[:-1], lengths)
-    return replace(
-        rows,
-        tokens=rows.tokens[flat],
-        segments=rows.segments[flat],
-        starts=starts,
-        targets=rows.targets[chosen],
-    )
 
 
 def _smallest(sizes: Iterable[int | None]) -> int | None:
@@ -282,8 +264,8 @@ def _answering(model: PreTrainedModel, rows: Encoded, prepared: Prepared) -> flo
     precision = prepared.spec.recipe.runtime.precision
     assert precision != "auto"
     places = np.linspace(0, len(rows) - 1, min(len(rows), _ANSWERED)).astype(np.int64)
-    sample = _take(rows, np.argsort(rows.lengths, kind="stable")[places])
-    answers(model, _take(sample, np.arange(1)), prepared.device, precision)  # the first call sets things up
+    sample = take(rows, np.argsort(rows.lengths, kind="stable")[places])
+    answers(model, take(sample, np.arange(1)), prepared.device, precision)  # the first call sets things up
     started = time.perf_counter()
     answers(model, sample, prepared.device, precision)
     return (time.perf_counter() - started) / len(sample.tokens)

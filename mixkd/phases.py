@@ -25,7 +25,7 @@ from mixkd.train import Outcome, Surroundings, TrainData, step_count, train
 Around = Callable[[str], Surroundings]
 """From a training's name to what surrounds it."""
 
-_FINETUNE = LossSpec.model_validate(PRESETS["finetune"])
+FINETUNE = LossSpec.model_validate(PRESETS["finetune"])
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
             prepared.scale.inward(prepared.teacher)
         return None
     rows = prepared.scaled(prepared.teacher_sets["train"])
-    objective = imitate(Network(prepared.teacher, rows), None, _FINETUNE, prepared.task)
+    objective = imitate(Network(prepared.teacher, rows), None, FINETUNE, prepared.task)
     data = _train_data(prepared, rows, prepared.teacher_sets)
     return train(
         "teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, mixup=None, around=around
@@ -119,12 +119,17 @@ def compare_with(
             prepared,
             lesson,
             make_student(prepared),
-            recipe.loss.model_copy(update={"mle_weight": 1.0, **PRESETS[name]}),
+            baseline_loss(recipe.loss, name),
             around(f"baseline-{name}"),
             first_step=number * steps,
         )
         for number, name in enumerate(recipe.baselines)
     }
+
+
+def baseline_loss(loss: LossSpec, name: Baseline) -> LossSpec:
+    """The student's loss with the weights of a baseline."""
+    return loss.model_copy(update={"mle_weight": 1.0, **PRESETS[name]})
 
 
 def to_data_units(prepared: Prepared, models: Iterable[PreTrainedModel]) -> None:

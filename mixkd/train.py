@@ -3,15 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mixkd.batching import Indices, batch_count, epoch_batches, parts
 from mixkd.checkpoint import FINISHED, MODEL, NotWrittenError
+from mixkd.classifier import autocast
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import MixupSpec, TrainSpec
 from mixkd.control import Control
@@ -26,8 +25,6 @@ from mixkd.randomness import generator, seed_torch
 from mixkd.training import Outcome, State, Stopped, Surroundings, TrainData, Training, begin, save
 
 __all__ = ["Outcome", "Surroundings", "TrainData", "evaluation_steps", "step_count", "train"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -175,12 +172,11 @@ def _accumulate(
     training: Training, objective: Objective, rows: Indices, drawn: Drawn | None
 ) -> dict[str, Tensor]:
     around, step = training.around, training.state.step
-    precision = around.precision
     total: dict[str, Tensor] = {}
     training.model.train()
     for number, part in enumerate(parts(rows, drawn, training.state.micro_batch)):
         seed_torch(around.seed, training.stream, "dropout", step, number)
-        with torch.autocast(around.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        with autocast(around.device, around.precision):
             terms = objective(part)
         training.scaler.scale(terms["loss"] * part.share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         for name, value in terms.items():
@@ -229,8 +225,6 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
     assert state.best is not None
     training.optimiser.zero_grad()  # a taught teacher would keep gradients as large as itself
     model.load_state_dict(training.best)
-    rng = generator(training.around.seed, training.stream, "train_loss")
-    rows = _sample(data.train, len(data.validation), rng)
     steps_an_epoch = batch_count(len(data.train), training.spec.batch_size)
     state.outcome = Outcome(
         steps=state.step,
@@ -238,7 +232,6 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
         best_step=state.best_step,
         best_epoch=-(-state.best_step // steps_an_epoch),
         validation=state.best,
-        train_loss=_scores(training, rows)["loss"],
         seconds=state.seconds,
         stopped=stopped,
         micro_batch=state.micro_batch,
@@ -249,20 +242,3 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
     except NotWrittenError as error:
         training.around.reporter.note(f"no checkpoint could be written after {training.phase}: {error}")
     return state.outcome
-
-
-def _sample(rows: Encoded, count: int, rng: np.random.Generator) -> Encoded:
-    """At most `count` of the rows, drawn without replacement."""
-    if count >= len(rows):
-        return rows
-    chosen = np.sort(rng.choice(len(rows), count, replace=False))
-    lengths = rows.lengths[chosen]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.arange(starts[-1]) + np.repeat(rows.starts[chosen] - starts[:-1], lengths)
-    return replace(
-        rows,
-        tokens=rows.tokens[flat],
-        segments=rows.segments[flat],
-        starts=starts,
-        targets=rows.targets[chosen],
-    )

@@ -64,9 +64,6 @@ class Outcome(Strict):
     best_step: int
     best_epoch: int = Field(description="counted from 1")
     validation: Scores = Field(description="of the best evaluation")
-    train_loss: float = Field(
-        description="of the best weights without dropout, on at most as many training rows as validation has"
-    )
     seconds: float = Field(description="of all attempts together, as far as their work was kept")
     stopped: Stopped
     micro_batch: int | None = Field(description="rows at once in the end; null: the whole batch")

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from mixkd.contract.data_spec import DataSpec, SetName
+from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import DistilSpec, RunSpec
 from mixkd.curves import Point
 from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed
+from mixkd.provenance import origins
 from mixkd.report import Report, build_report
 from mixkd.report_schema import ModelCard
 from mixkd.training import Outcome
@@ -40,6 +42,8 @@ def make_report(
     )
     rows = dict.fromkeys(SETS, 4)
     given: dict[str, object] = {
+        "origins": origins(spec),
+        "checked": DatasetReport(labels=["red", "green", "blue"], splits={}, texts_in_two_splits=0),
         "labels": ["red", "green", "blue"],
         "used": SetsUsed(rows=rows, train_of=4, validation_from="file", judged_on="test"),
         "teacher": model(layers=6, parameters=1000, milliseconds=10.0),
@@ -78,7 +82,6 @@ def outcome(**changes: object) -> Outcome:
         "best_step": 10,
         "best_epoch": 1,
         "validation": {"accuracy": 0.5, "loss": 1.0},
-        "train_loss": 0.5,
         "seconds": 1.0,
         "stopped": "end",
         "micro_batch": None,

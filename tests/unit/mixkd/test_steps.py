@@ -144,8 +144,9 @@ def test_answers_that_are_not_finite_get_no_score(
         return terms
 
     with pytest.raises(DivergedError) as caught:  # step 8 is the last one of the epoch
-        fit(objective=at_step(8, finetune(classifier, rows), break_the_model))
+        fit(objective=at_step(8, finetune(classifier, rows), break_the_model), checkpoint_seconds=0)
     assert isinstance(caught.value.__cause__, NotFiniteError)
+    assert caught.value.checkpoint == 7
 
 
 def test_in_fp16_a_step_whose_gradient_overflows_is_left_out(

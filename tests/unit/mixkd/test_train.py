@@ -102,20 +102,6 @@ def test_evaluations_are_spread_over_an_epoch(an_epoch: int, times: int, expecte
     assert evaluation_steps(an_epoch, spec) == expected | {an_epoch + step for step in expected}
 
 
-def test_the_generalisation_gap_compares_like_with_like(
-    classifier: PreTrainedModel, rows: TrainData, fit: Fit
-) -> None:
-    """Without dropout, of the best weights: there is none between rows and themselves."""
-    whole = TrainData(rows.train, rows.train, rows.task, rows.metrics)
-    outcome = fit(data=whole)
-    assert outcome.train_loss == outcome.validation["loss"]
-    part = fit(folder="other")
-    losses = [scores(classifier, TrainData(rows.train, one, rows.task, rows.metrics))["loss"]
-              for one in (rows.train, rows.validation)]  # fmt: skip
-    assert part.train_loss == pytest.approx(losses[0], rel=0.2)  # a sample of 17 of 61 rows
-    assert part.train_loss != losses[1]
-
-
 # -- one seed decides ------------------------------------------------------------------------------------
 
 
@@ -156,8 +142,8 @@ def test_trainings_of_one_stream_see_the_same_batches_and_pairs(
     assert [m.step for m in evaluations(messages)] == [32, 40, 48]
     assert distil == baseline
     other = seen(folder="teach")
-    assert distil[0] != other[0]
-    assert distil[1] != other[1]
+    for one, another in zip(distil, other, strict=True):
+        assert not any(values == others for values, others in zip(one, another, strict=True))
     for drawn in distil:  # anew at every step of every epoch
         assert len({tuple(values) for values in drawn}) == 24
 
