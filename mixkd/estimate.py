@@ -80,9 +80,12 @@ def _in_child(spec: RunSpec, device: str | None) -> Measured | None:
     # A child that is killed cannot tidy up.
     with tempfile.TemporaryDirectory(prefix="mixkd-estimate-") as scratch, receiving:
         child = context.Process(target=_measure, args=(spec, device, Path(scratch), sending))
+        # Whoever ends us between the child's birth and its orders would leave it reading from nobody.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         child.start()
         sending.close()
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             found = receiving.recv()
         except EOFError:
             found = None
@@ -105,6 +108,7 @@ def _in_child(spec: RunSpec, device: str | None) -> Measured | None:
 def _measure(spec: RunSpec, device: str | None, scratch: Path, sending: Connection) -> None:
     """In the child: send `Measured`, the problems of a refusal, or `Failed`."""
     die_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # the parent held them while it started us
     memory.die_first()
     found: Measured | list[Problem] | Failed
     try:
