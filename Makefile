@@ -2,7 +2,7 @@
 #
 # Settings: PYTHON=/path/to/python3.11   which Python builds .venv (default: the first of 3.11, 3.12, 3.13 that runs)
 #           MIXKD_TORCH=cpu|cuda         which PyTorch (default: cuda where there is an NVIDIA driver, else cpu)
-#           MIXKD_CACHE=/folder          where downloads for the demo are kept (default: ~/.cache/mixkd)
+#           MIXKD_CACHE=/folder          where downloads for demo and benchmarks are kept (default: ~/.cache/mixkd)
 
 BIN := .venv/bin
 DATA ?= mixkd-data
