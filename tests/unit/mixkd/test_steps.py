@@ -117,11 +117,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
         seen.update(weights(classifier))
         return {"loss": terms["loss"] * float("nan")}
 
-    with pytest.raises(DivergedError) as caught:
-        fit(objective=at_step(4, finetune(classifier, rows), break_it), checkpoint_seconds=0)
-    assert (caught.value.step, caught.value.checkpoint) == (4, 3)
-    assert 0 < caught.value.learning_rate <= SPEC.learning_rate
-    assert equal(weights(classifier), seen)
+    for call, seconds in ((4, 0), (1, 1000)):  # and again where the checkpoint left it
+        with pytest.raises(DivergedError) as caught:
+            fit(objective=at_step(call, finetune(classifier, rows), break_it), checkpoint_seconds=seconds)
+        assert (caught.value.step, caught.value.checkpoint) == (4, 3)
+        assert 0 < caught.value.learning_rate <= SPEC.learning_rate
+        assert equal(weights(classifier), seen)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

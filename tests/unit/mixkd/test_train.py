@@ -1,16 +1,20 @@
 """The loop: what it keeps, when it stops, what decides it. How it goes on after a kill is in test_resume."""
 
 import os
+import shutil
 import signal
 import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from mixkd.batching import Part
 from mixkd.contract.messages import CheckpointWritten, Message, Metric, Note, PhaseStarted, Progress
@@ -230,6 +234,74 @@ def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(
     assert any(isinstance(m, Note) and "no checkpoint" in m.detail for m in messages)
     assert not any(isinstance(m, CheckpointWritten) for m in messages)
     assert all(str(tmp_path) not in m.detail for m in messages if isinstance(m, Note))
+
+
+def test_checkpoints_that_somebody_removes_are_written_anew(
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], tmp_path: Path, fit: Fit
+) -> None:
+    """The best weights lie in them; those in memory are as good."""
+
+    def remove(terms: Terms) -> Terms:
+        shutil.rmtree(tmp_path / "teach")
+        return terms
+
+    fit(objective=at_step(10, finetune(classifier, rows), remove), checkpoint_seconds=0)
+    written = [m.step for m in messages if isinstance(m, CheckpointWritten)]
+    assert written == [*range(1, 10), *range(11, 25)]
+
+
+@pytest.mark.parametrize("other", ["seed", "spec", "mixup", "precision", "data", "model"])
+def test_what_decides_a_training_decides_whose_checkpoint_it_is(
+    other: str, classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
+) -> None:
+    one_epoch = SPEC.model_copy(update={"epochs": 1})
+    fit(spec=one_epoch)
+    larger = BertConfig(**{**classifier.config.to_dict(), "intermediate_size": 40})
+    relabelled = replace(rows.train, targets=np.roll(rows.train.targets, 1))
+    changes: dict[str, dict[str, Any]] = {
+        "seed": {"seed": 2},
+        "spec": {"spec": one_epoch.model_copy(update={"learning_rate": 1e-3})},
+        "mixup": {"mixup": MixupSpec()},
+        "precision": {"precision": "bf16"},
+        "data": {"data": replace(rows, train=relabelled)},
+        "model": {"model": BertForSequenceClassification(larger)},
+    }
+    fit(**{"spec": one_epoch, **changes[other]})
+    notes = [m.detail for m in messages if isinstance(m, Note)]
+    assert notes == [
+        "checkpoint finished is not used: it belongs to a training of other settings, data or model"
+    ]
+
+
+def test_a_finished_training_is_not_done_again(
+    classifier: PreTrainedModel, classifier_folder: Path, fit: Fit
+) -> None:
+    outcome = fit()
+    again = BertForSequenceClassification.from_pretrained(classifier_folder).train()
+
+    def never(part: Part) -> Terms:
+        raise AssertionError
+
+    assert fit(again, never) == outcome
+    assert equal(weights(again), weights(classifier))
+    assert not again.training
+
+
+def test_a_metric_is_the_mean_since_the_one_before(
+    classifier: PreTrainedModel, rows: TrainData, messages: list[Message], fit: Fit
+) -> None:
+    learn, losses = finetune(classifier, rows), []
+
+    def note(part: Part) -> Terms:
+        terms = learn(part)
+        losses.append(float(terms["loss"].detach()))
+        return terms
+
+    fit(objective=note)
+    told = [(m.step, m.values["loss"]) for m in messages if isinstance(m, Metric)]
+    assert [step for step, _ in told] == [5, 8, 10, 15, 16, 20, 24]
+    for (before, _), (step, value) in pairwise([(0, 0.0), *told]):
+        assert value == pytest.approx(np.mean(losses[before:step]), rel=1e-6)
 
 
 def test_a_phase_is_announced_with_its_steps_and_reports_to_the_last(
