@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -27,11 +28,12 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from mixkd.batching import Part
 from mixkd.contract.messages import Message, Metric, Note
 from mixkd.contract.spec import LossSpec, MixupSpec, RuntimeSpec, TrainSpec
-from mixkd.control import Control
 from mixkd.data import Encoded
 from mixkd.objectives import Network, imitate
 from mixkd.reporter import Reporter
-from mixkd.train import Outcome, Surroundings, TrainData, train
+from mixkd.training.control import Control
+from mixkd.training.loop import train
+from mixkd.training.state import Outcome, Surroundings, TrainData
 
 STEPS = 10  # two epochs of five
 
@@ -46,6 +48,12 @@ class Case:
     patience: int | None = None
     evaluations: int = 2
     schedule: str = "linear"
+    every: int = 1  # steps between two checkpoints
+
+    @property
+    def parts(self) -> int:
+        """Of each batch."""
+        return -(-8 // (self.micro_batch or 8))
 
 
 @dataclass
@@ -91,7 +99,11 @@ def attempt(
         loss, mixup, teacher = LossSpec(), MixupSpec(partner="set"), Network(model(3, 4), data.train)
     learn = imitate(Network(student, data.train), teacher, loss, "single_label")
 
+    clock = 0.0  # a second a step
+
     def objective(part: Part) -> dict[str, torch.Tensor]:
+        nonlocal clock
+        clock += 1 / case.parts
         at_step()
         terms = learn(part)
         # fp16: large enough for some steps to overflow, until their scale is found
@@ -103,29 +115,34 @@ def attempt(
             metrics[message.step] = message.values
 
     torch.rand(len(metrics) + 1)  # what chance was used before must not matter
-    outcome = train(
-        case.phase,
-        student,
-        objective,
-        data,
-        TrainSpec(
-            epochs=2,
-            batch_size=8,
-            learning_rate=1e-2,
-            evaluations_per_epoch=case.evaluations,
-            patience=case.patience,
-            schedule=case.schedule,
-        ),
-        mixup=mixup,
-        around=Surroundings(
-            7,
-            torch.device("cpu"),
-            RuntimeSpec(precision=case.precision, micro_batch=case.micro_batch, checkpoint_seconds=0),
-            Reporter(send),
-            Control(),
-            folder,
-        ),
-    )
+    with patch("mixkd.training.loop.time", SimpleNamespace(monotonic=lambda: clock)):
+        outcome = train(
+            case.phase,
+            student,
+            objective,
+            data,
+            TrainSpec(
+                epochs=2,
+                batch_size=8,
+                learning_rate=1e-2,
+                evaluations_per_epoch=case.evaluations,
+                patience=case.patience,
+                schedule=case.schedule,
+            ),
+            mixup=mixup,
+            around=Surroundings(
+                7,
+                torch.device("cpu"),
+                RuntimeSpec(
+                    precision=case.precision,
+                    micro_batch=case.micro_batch,
+                    checkpoint_seconds=case.every - 0.1,
+                ),
+                Reporter(send),
+                Control(),
+                folder,
+            ),
+        )
     notes = [message.detail for message in messages if isinstance(message, Note)]
     return Result(outcome, student.state_dict(), metrics, notes)
 
@@ -197,9 +214,9 @@ class Trouble:
                 rmtree(path, ignore_errors)
 
         with (
-            patch("mixkd.checkpoint.save_file", half_a_file),
+            patch("mixkd.training.checkpoint.save_file", half_a_file),
             patch.object(Path, "rename", no_rename),
-            patch("mixkd.checkpoint.shutil.rmtree", half_a_removal),
+            patch("mixkd.training.checkpoint.shutil.rmtree", half_a_removal),
         ):
             yield
 
@@ -215,6 +232,7 @@ CASES = [
     Case(precision="bf16", schedule="cosine"),
     Case(precision="fp16", phase="teach"),
     Case(patience=2, evaluations=5),
+    Case(every=2, evaluations=3),
 ]
 
 
@@ -243,17 +261,16 @@ def test_whatever_befalls_a_training_its_result_is_the_same_to_the_bit(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_training_killed_at_any_step_goes_on_with_that_step(case: Case, tmp_path: Path) -> None:
     """That it ends alike is not enough: one that began anew would, too."""
-    parts_a_step = -(-8 // (case.micro_batch or 8))
     last = undisturbed(case).outcome.steps
     for step in range(1, last + 1):
         metrics: dict[int, dict[str, float]] = {}
         folder = tmp_path / str(step)
-        trouble = Trouble("step", step * parts_a_step)  # in the middle of it, where it has parts
+        trouble = Trouble("step", step * case.parts)  # in the middle of it, where it has parts
         with pytest.raises(Killed):
             attempt(case, folder, metrics, trouble.at_step)
         calls = Counter[str]()
         found = attempt(case, folder, metrics, lambda calls=calls: calls.update(["parts"]))
-        assert calls["parts"] == (last - step + 1) * parts_a_step
+        assert calls["parts"] == (last - (step - 1) // case.every * case.every) * case.parts
         assert found.notes == []
         same(found, case)
 
