@@ -19,8 +19,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from mixkd.contract.messages import Message, Progress
 from mixkd.contract.spec import RunSpec
 from mixkd.prepare import find_device
-from mixkd.provenance import device_name, folder_digest, versions
-from mixkd.report_schema import Report
+from mixkd.report.provenance import device_name, folder_digest, versions
+from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from mixkd.contract.messages import Message, Metric, decode, encode
 from mixkd.contract.spec import Baseline
-from mixkd.curves import Point
+from mixkd.report.curves import Point
 
 
 class Logbook:

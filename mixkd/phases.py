@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 from mixkd import losses
 from mixkd.augment import AugmentCard, Context, Teacher, augment
 from mixkd.contract.spec import PRESETS, Baseline, LossSpec
-from mixkd.control import Control
 from mixkd.data import Encoded
 from mixkd.objectives import Network, imitate, needs_pairs, needs_teacher
 from mixkd.prepare import Prepared, make_student
 from mixkd.reporter import Reporter
-from mixkd.train import Outcome, Surroundings, TrainData, step_count, train
+from mixkd.training.control import Control
+from mixkd.training.loop import step_count, train
+from mixkd.training.state import Outcome, Surroundings, TrainData
 
 Around = Callable[[str], Surroundings]
 """From a training's name to what surrounds it."""

@@ -12,20 +12,21 @@ from mixkd.atomic import write_text
 from mixkd.augment import check_augmenter
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.control import Control
-from mixkd.export import export, weights_bytes
+from mixkd.export.folder import export, weights_bytes
+from mixkd.export.onnx import export_onnx, refuse_missing_packages
+from mixkd.export.onnx_check import OnnxCard
 from mixkd.judge import judge
 from mixkd.logbook import Logbook
-from mixkd.onnx_check import OnnxCard
-from mixkd.onnx_export import export_onnx, refuse_missing_packages
 from mixkd.phases import Trained, compare_with, distil, make_lesson, teach, to_data_units
 from mixkd.prepare import Prepared, find_device, make_student, prepare
-from mixkd.provenance import Origins, origins
-from mixkd.report import build_report, describe_model, write_card, write_report
-from mixkd.report_schema import Report
+from mixkd.report.build import build_report, describe_model, write_card, write_report
+from mixkd.report.provenance import Origins, origins
+from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.resolve import computing, continues, resolve, unfinished
-from mixkd.train import Surroundings, step_count
+from mixkd.training.control import Control
+from mixkd.training.loop import step_count
+from mixkd.training.state import Surroundings
 
 
 def run(

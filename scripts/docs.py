@@ -25,8 +25,8 @@ def pages() -> dict[Path, str]:
     """Every page that is generated, wholly or in part, with the text that it should have."""
     from core.config import Settings
     from mixkd.contract.spec import DistilSpec
-    from mixkd.estimate_schema import Estimate
-    from mixkd.report_schema import Report
+    from mixkd.estimate.schema import Estimate
+    from mixkd.report.schema import Report
 
     reference = ROOT / "docs" / "reference"
     architecture = ROOT / "docs" / "architecture.md"

@@ -15,7 +15,7 @@ from mixkd.contract.data_spec import SetName
 from mixkd.contract.spec import DistilSpec, Precision, Preset
 from mixkd.contract.strict import Strict
 from mixkd.metrics import Scores
-from mixkd.provenance import FileCard, device_name
+from mixkd.report.provenance import FileCard, device_name
 
 TEACHER = "teacher"
 METHODS: dict[str, Preset] = {"FT": "finetune", "KD": "kd", "TMKD": "tmkd", "SM+TMKD": "mixkd"}

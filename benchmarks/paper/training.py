@@ -14,16 +14,16 @@ from mixkd.augment import check_augmenter
 from mixkd.contract.augment_spec import BackTranslation
 from mixkd.contract.data_spec import SetName
 from mixkd.contract.spec import PRESETS, DistilSpec, RunSpec
-from mixkd.control import Control
 from mixkd.evaluate import validate
-from mixkd.export import export
+from mixkd.export.folder import export
 from mixkd.metrics import Scores
 from mixkd.phases import Lesson, Trained, distil, make_lesson, teach, to_data_units
 from mixkd.prepare import Prepared, prepare
-from mixkd.provenance import file_cards, versions
+from mixkd.report.provenance import file_cards, versions
 from mixkd.reporter import Reporter
 from mixkd.resolve import choose, computing
-from mixkd.train import Surroundings
+from mixkd.training.control import Control
+from mixkd.training.state import Surroundings
 
 _SAMPLE = 0  # the seed that draws a share of the data and trains the teacher: the same for every student
 

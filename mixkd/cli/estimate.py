@@ -3,10 +3,10 @@
 import argparse
 
 from mixkd.cli.show import Table, answer, busy, duration, failure, number, size
-from mixkd.control import Control
-from mixkd.estimate import MeasurementError, estimate
-from mixkd.estimate_schema import Estimate
+from mixkd.estimate.estimate import MeasurementError, estimate
+from mixkd.estimate.schema import Estimate
 from mixkd.inputs import check, read_spec
+from mixkd.training.control import Control
 
 
 def main(given: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ import argparse
 import numpy as np
 from pydantic import Field
 
-from mixkd.bootstrap import Interval, bootstrap
 from mixkd.cli.labelled import as_the_model_says, chosen_sets, encoded_set, labelled_data
 from mixkd.cli.show import Table, answer, busy, number
 from mixkd.contract.data_spec import DataSpec, MetricName, SetName, Task
@@ -14,9 +13,10 @@ from mixkd.evaluate import answers
 from mixkd.metrics import row_losses
 from mixkd.predict import Classifier, load
 from mixkd.prepare import find_device
-from mixkd.provenance import device_name
 from mixkd.quiet import quiet_libraries
 from mixkd.randomness import generator
+from mixkd.report.bootstrap import Interval, bootstrap
+from mixkd.report.provenance import device_name
 
 
 class SetScores(Strict):

@@ -8,9 +8,9 @@ from mixkd.cli.labelled import as_the_model_says, chosen_sets, encoded_set, labe
 from mixkd.cli.show import Table, answer, size, unwritable
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.strict import Strict
-from mixkd.export import export
-from mixkd.onnx_check import OnnxCard
-from mixkd.onnx_export import export_onnx, refuse_missing_packages
+from mixkd.export.folder import export
+from mixkd.export.onnx import export_onnx, refuse_missing_packages
+from mixkd.export.onnx_check import OnnxCard
 from mixkd.predict import Classifier, load
 from mixkd.prepare import find_device
 from mixkd.quiet import quiet_libraries

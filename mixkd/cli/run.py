@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mixkd.cli import show
 from mixkd.contract.problems import RefusedError
-from mixkd.control import Control
 from mixkd.failures import explain
 from mixkd.inputs import read_spec
 from mixkd.parent import die_with_parent
 from mixkd.quiet import quiet_libraries
 from mixkd.reporter import Reporter, Send, to_pipe, to_stdout, to_terminal
+from mixkd.training.control import Control
 
 
 def main(given: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def test_torch_is_never_loaded_outside_the_trainer(package: str) -> None:
 
 
 def test_this_would_be_noticed() -> None:
-    assert "torch" in answer("-c", LOAD, "mixkd.train")
+    assert "torch" in answer("-c", LOAD, "mixkd.training.loop")
 
 
 def test_the_training_library_itself_loads_lazily() -> None:

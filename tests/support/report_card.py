@@ -8,13 +8,13 @@ import torch
 from mixkd.contract.data_spec import DataSpec, SetName
 from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import DistilSpec, RunSpec
-from mixkd.curves import Point
 from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed
-from mixkd.provenance import origins
-from mixkd.report import Report, build_report
-from mixkd.report_schema import ModelCard
-from mixkd.training import Outcome
+from mixkd.report.build import build_report
+from mixkd.report.curves import Point
+from mixkd.report.provenance import origins
+from mixkd.report.schema import ModelCard, Report
+from mixkd.training.state import Outcome
 
 SETS: tuple[SetName, ...] = ("train", "validation", "test")
 EYE = np.eye(3)

@@ -10,7 +10,7 @@ from mixkd.contract.spec import LossSpec, TrainSpec
 from mixkd.evaluate import validate
 from mixkd.metrics import Scores
 from mixkd.objectives import Network, Objective, imitate
-from mixkd.train import Outcome, TrainData
+from mixkd.training.state import Outcome, TrainData
 
 CPU = torch.device("cpu")
 SPEC = TrainSpec(epochs=3, batch_size=8, learning_rate=3e-3)

@@ -21,12 +21,13 @@ from transformers import (
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message
 from mixkd.contract.spec import DistilSpec, MixupSpec, RunSpec, RuntimeSpec, TrainSpec
-from mixkd.control import Control
 from mixkd.data import encode, read_sets
 from mixkd.objectives import Objective
 from mixkd.reporter import Reporter
 from mixkd.teacher import load_tokenizer
-from mixkd.train import Outcome, Surroundings, TrainData, train
+from mixkd.training.control import Control
+from mixkd.training.loop import train
+from mixkd.training.state import Outcome, Surroundings, TrainData
 from tests.support.training import CPU, SPEC, Fit, finetune
 
 COLOURS = ("red", "green", "blue")

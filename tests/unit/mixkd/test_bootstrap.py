@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixkd.bootstrap import RESAMPLES, Bootstrapped, bootstrap, draw_counts
-from mixkd.calibration import calibration_errors, expected_calibration_error
 from mixkd.contract.data_spec import METRICS, MetricName, Task
+from mixkd.report.bootstrap import RESAMPLES, Bootstrapped, bootstrap, draw_counts
+from mixkd.report.calibration import calibration_errors, expected_calibration_error
 
 TASKS: tuple[Task, ...] = ("single_label", "multi_label", "regression")
 
@@ -86,7 +86,7 @@ def test_one_seed_gives_one_interval_and_another_seed_another() -> None:
 
 def test_resamples_that_are_scored_in_portions_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rounds_of(0.8, 40, 30, seed=3)
-    monkeypatch.setattr("mixkd.bootstrap._AT_ONCE", 7 * 40)  # 30 resamples as 7, 7, 7, 7, 2
+    monkeypatch.setattr("mixkd.report.bootstrap._AT_ONCE", 7 * 40)  # 30 resamples as 7, 7, 7, 7, 2
     portions = rounds_of(0.8, 40, 30, seed=3)
     assert portions.intervals("student") == whole.intervals("student")
     assert portions.resampled["student"]["accuracy"].shape == (30,)

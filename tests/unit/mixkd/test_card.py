@@ -11,11 +11,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from mixkd.augment.card import AugmentCard
-from mixkd.card import curves_of, model_card
 from mixkd.data import SetsUsed
-from mixkd.markdown import plain
-from mixkd.onnx_check import OnnxCard
-from mixkd.report import Report
+from mixkd.export.onnx_check import OnnxCard
+from mixkd.report.card import curves_of, model_card
+from mixkd.report.markdown import plain
+from mixkd.report.schema import Report
 from tests.support.report_card import SETS, STUDENT, TEACHER, TRUTH, make_report, outcome, points
 
 Build = Callable[..., Report]

@@ -20,9 +20,9 @@ from mixkd.contract.rows import read_rows
 from mixkd.contract.spec import RunSpec
 from mixkd.data import encode
 from mixkd.evaluate import answers
-from mixkd.export import export
-from mixkd.judgement import judge_set
+from mixkd.export.folder import export
 from mixkd.randomness import generator
+from mixkd.report.judgement import judge_set
 
 MakeSpec = Callable[..., RunSpec]
 CPU = torch.device("cpu")

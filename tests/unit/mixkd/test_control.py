@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mixkd.control import Control
+from mixkd.training.control import Control
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixkd.curves import Point, loss_figure, score_figure
-from mixkd.svg import Figure, Line, draw, logarithmic_ticks, ticks
+from mixkd.report.curves import Point, loss_figure, score_figure
+from mixkd.report.svg import Figure, Line, draw, logarithmic_ticks, ticks
 from tests.support.report_card import points
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,19 +16,20 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mixkd import estimate as module
-from mixkd import memory, phases
+from mixkd import phases
 from mixkd.__main__ import main
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.control import Control
-from mixkd.costs import first_epoch, seconds
-from mixkd.estimate import MeasurementError, estimate
-from mixkd.estimate_schema import Measured, Memory, TrainingCost
+from mixkd.estimate import estimate as module
+from mixkd.estimate import memory
+from mixkd.estimate.costs import first_epoch, seconds
+from mixkd.estimate.estimate import MeasurementError, estimate
+from mixkd.estimate.schema import Measured, Memory, TrainingCost
 from mixkd.prepare import Prepared, prepare
 from mixkd.reporter import Reporter
 from mixkd.resolve import choose
-from mixkd.training import Surroundings
+from mixkd.training.control import Control
+from mixkd.training.state import Surroundings
 
 MakeSpec = Callable[..., RunSpec]
 CPU = torch.device("cpu")

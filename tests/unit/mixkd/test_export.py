@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mixkd.contract.folder import inspect_folder
-from mixkd.export import export, weights_bytes
+from mixkd.export.folder import export, weights_bytes
 from mixkd.teacher import load_tokenizer
 from tests.support.encoders import KINDS, tiny_classifier, tiny_tokenizer
 

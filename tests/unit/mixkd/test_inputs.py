@@ -128,4 +128,5 @@ def test_the_metrics_of_the_data_must_fit_its_labels(
     (problem,) = refusal(
         write(tmp_path, teacher=str(encoder_folder), data=described, recipe={"max_length": 16})
     )
-    assert problem.field == "data.metrics"
+    assert problem.field == "data"
+    assert "`f1`" in problem.problem

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.data import Encoded
-from mixkd.onnx_check import Reference, Variant, check
+from mixkd.export.onnx_check import Reference, Variant, check
 
 ROWS = 100
 Floats = NDArray[np.float32]

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedModel
 
-from mixkd import onnx_check, onnx_export
 from mixkd.batching import collate
 from mixkd.contract.folder import inspect_folder
 from mixkd.contract.problems import RefusedError
 from mixkd.data import Encoded
-from mixkd.export import weights_bytes
+from mixkd.export import onnx as onnx_export
+from mixkd.export import onnx_check
+from mixkd.export.folder import weights_bytes
+from mixkd.export.onnx import export_onnx, onnx_available, quantise, refuse_missing_packages, write_onnx
+from mixkd.export.onnx_check import OnnxCard, Variant, ask_torch, check
 from mixkd.failures import NotFiniteError
-from mixkd.onnx_check import OnnxCard, Variant, ask_torch, check
-from mixkd.onnx_export import export_onnx, onnx_available, quantise, refuse_missing_packages, write_onnx
 from tests.support.encoders import HIDDEN, KINDS, LABELS, save_folder, tiny_classifier
 
 SHAPES = [(1, 1), (1, 2), (1, 17), (2, 5), (3, 3), (7, 36)]  # rows, positions; 2 rows of 4 were traced
@@ -323,7 +324,7 @@ from pathlib import Path
 import numpy as np
 from transformers import BertConfig, BertForSequenceClassification
 from mixkd.data import Encoded
-from mixkd.onnx_export import export_onnx, onnx_available
+from mixkd.export.onnx import export_onnx, onnx_available
 
 assert onnx_available()
 print(sorted({"onnx", "onnx_ir", "onnxruntime", "onnxscript"} & set(sys.modules)))

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mixkd.contract.spec import TrainSpec
-from mixkd.optimiser import adamw, memory, rate_at, remember
+from mixkd.training.optimiser import adamw, memory, rate_at, remember
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])

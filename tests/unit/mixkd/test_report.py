@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixkd import report as reports
 from mixkd.augment.card import AugmentCard
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.spec import DistilSpec
-from mixkd.judgement import agreement, class_scores, confusion, judge_set
-from mixkd.provenance import folder_digest
-from mixkd.report_schema import Report
-from mixkd.variant import describe, student_from
+from mixkd.report import build as reports
+from mixkd.report.judgement import agreement, class_scores, confusion, judge_set
+from mixkd.report.provenance import folder_digest
+from mixkd.report.schema import Report
+from mixkd.report.variant import describe, student_from
 from tests.support.report_card import EYE, SETS, STUDENT, TEACHER, TRUTH, make_report, outcome, points
 
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification
 from mixkd.contract.messages import Done, Message, PhaseStarted
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.export import weights_bytes
+from mixkd.export.folder import weights_bytes
 from mixkd.failures import DivergedError, explain
-from mixkd.report_schema import Report
+from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from mixkd.contract.messages import Message, Progress
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.report_schema import Report
+from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
 

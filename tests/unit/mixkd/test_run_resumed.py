@@ -1,19 +1,21 @@
 """A run that was killed anywhere goes on in its folder and ends as if nothing had happened."""
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.messages import Message, Note, PhaseStarted, Progress
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.control import Control
-from mixkd.report_schema import Report
+from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.run import run
+from mixkd.training.control import Control
 
 from .conftest import MakeSpec
 
@@ -104,13 +106,21 @@ def test_a_folder_with_the_unfinished_work_of_another_run_is_refused(
     assert "--fresh" in str(caught.value.problems[0].remedy)
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """How many threads torch takes; as before afterwards, since the number decides the last bits."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_what_was_left_open_is_chosen_once(
-    spec: RunSpec, reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: RunSpec, reporter: Reporter, tmp_path: Path, threads: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    threads(1)
     with pytest.raises(Killed):
         run(spec, tmp_path, killed_at("distil", 3), "cpu")
-    monkeypatch.setattr("torch.get_num_threads", lambda: 64)  # gone on with on another machine
+    threads(2)  # gone on with on another machine
     report = run(spec, tmp_path, reporter, "cpu")
     assert report.recipe.runtime.threads == 1
     resolved = RunSpec.model_validate_json((tmp_path / "resolved.json").read_bytes())

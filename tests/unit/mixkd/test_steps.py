@@ -11,7 +11,7 @@ from mixkd.contract.messages import Message, Metric, Note
 from mixkd.contract.spec import LossSpec, MixupSpec
 from mixkd.failures import DivergedError, NotFiniteError
 from mixkd.objectives import Network, Objective, imitate
-from mixkd.train import TrainData
+from mixkd.training.state import TrainData
 from tests.support.training import SPEC, Fit, Terms, at_step, equal, finetune, scores, steep, weights
 
 # -- parts of a batch ------------------------------------------------------------------------------------

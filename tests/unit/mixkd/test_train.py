@@ -19,8 +19,9 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from mixkd.batching import Part
 from mixkd.contract.messages import CheckpointWritten, Message, Metric, Note, PhaseStarted, Progress
 from mixkd.contract.spec import MixupSpec, TrainSpec
-from mixkd.control import Control
-from mixkd.train import TrainData, evaluation_steps, step_count
+from mixkd.training.control import Control
+from mixkd.training.loop import evaluation_steps, step_count
+from mixkd.training.state import TrainData
 from tests.support.training import SPEC, Fit, Terms, at_step, equal, finetune, scores, weights
 
 
@@ -82,7 +83,9 @@ def test_an_epoch_can_have_several_evaluations_and_none_may_be_better_for_long(
 
 def test_a_better_evaluation_restores_the_patience(monkeypatch: pytest.MonkeyPatch, fit: Fit) -> None:
     accuracies = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.7])
-    monkeypatch.setattr("mixkd.train.validate", lambda *_, **__: {"accuracy": next(accuracies), "loss": 1.0})
+    monkeypatch.setattr(
+        "mixkd.training.loop.validate", lambda *_, **__: {"accuracy": next(accuracies), "loss": 1.0}
+    )
     outcome = fit(spec=SPEC.model_copy(update={"epochs": 6, "patience": 2}))
     assert (outcome.steps, outcome.best_step, outcome.stopped) == (5 * 8, 3 * 8, "early")
     assert outcome.validation["accuracy"] == 0.6
@@ -197,7 +200,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     stopped = BertForSequenceClassification.from_pretrained(classifier_folder)
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
     try:
-        with patch("mixkd.train.time", clock), pytest.raises(SystemExit) as left:
+        with patch("mixkd.training.loop.time", clock), pytest.raises(SystemExit) as left:
             fit(stopped, at_step(5, finetune(stopped, rows), terminate))
     finally:
         signal.signal(signal.SIGTERM, before[0])

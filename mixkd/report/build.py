@@ -11,22 +11,22 @@ from transformers import PreTrainedModel
 
 from mixkd.atomic import write_text
 from mixkd.augment.card import AugmentCard
-from mixkd.card import curves_of, model_card
 from mixkd.classifier import MixAt
 from mixkd.contract.data_spec import MetricName, SetName, Task
 from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import Baseline, RunSpec
-from mixkd.curves import Point
 from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed, parameter_count
-from mixkd.judgement import Answers, SetCard, judge_set
+from mixkd.export.onnx_check import OnnxCard
 from mixkd.metrics import row_losses
-from mixkd.onnx_check import OnnxCard
-from mixkd.provenance import COMMAND, Origins, device_name
 from mixkd.randomness import generator
-from mixkd.report_schema import BaselineCard, Comparison, DataCard, Gap, ModelCard, Report
-from mixkd.train import Outcome
-from mixkd.variant import describe
+from mixkd.report.card import curves_of, model_card
+from mixkd.report.curves import Point
+from mixkd.report.judgement import Answers, SetCard, judge_set
+from mixkd.report.provenance import COMMAND, Origins, device_name
+from mixkd.report.schema import BaselineCard, Comparison, DataCard, Gap, ModelCard, Report
+from mixkd.report.variant import describe
+from mixkd.training.state import Outcome
 
 __all__ = ["Report", "build_report", "describe_model", "write_card", "write_report"]
 

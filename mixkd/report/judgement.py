@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mixkd.bootstrap import Bootstrapped, Interval, bootstrap
-from mixkd.calibration import calibration_errors
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.strict import Strict
 from mixkd.metrics import answered, labelled, pearson, row_losses, tally
+from mixkd.report.bootstrap import Bootstrapped, Interval, bootstrap
+from mixkd.report.calibration import calibration_errors
 
 MOST_CLASSES = 100  # of a confusion matrix that anybody would read
 

@@ -13,17 +13,26 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mixkd.checkpoint import BEST, MODEL, OPTIMISER, Checkpoint, Checkpoints, NotWrittenError, Stored, at_step
 from mixkd.classifier import ready_to_answer
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import MixupSpec, Precision, RuntimeSpec, TrainSpec
 from mixkd.contract.strict import Strict
-from mixkd.control import Control
 from mixkd.data import Encoded
 from mixkd.metrics import Scores
-from mixkd.optimiser import adamw, memory, remember
 from mixkd.reporter import Reporter
+from mixkd.training.checkpoint import (
+    BEST,
+    MODEL,
+    OPTIMISER,
+    Checkpoint,
+    Checkpoints,
+    NotWrittenError,
+    Stored,
+    at_step,
+)
+from mixkd.training.control import Control
+from mixkd.training.optimiser import adamw, memory, remember
 
 Stopped = Literal["end", "early", "asked"]
 

@@ -1,7 +1,7 @@
 """What a run takes, told before it runs: steps, tokens, memory, time, and whether it fits. Needs no torch.
 
-The numbers come from a few real steps, made by a child process (`mixkd.measure`): whatever memory they take,
-this process keeps none of it, and if there is not enough, only the child ends.
+The numbers come from a few real steps, made by a child process (`measure`): whatever memory they take, this
+process keeps none of it, and if there is not enough, only the child ends.
 """
 
 import multiprocessing
@@ -11,11 +11,11 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from mixkd import memory
 from mixkd.contract.messages import Failed
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import RunSpec
-from mixkd.estimate_schema import Estimate, Measured
+from mixkd.estimate import memory
+from mixkd.estimate.schema import Estimate, Measured
 from mixkd.failures import explain
 from mixkd.parent import die_with_parent
 from mixkd.quiet import quiet_libraries
@@ -113,7 +113,7 @@ def _measure(spec: RunSpec, device: str | None, scratch: Path, sending: Connecti
     found: Measured | list[Problem] | Failed
     try:
         quiet_libraries()
-        from mixkd.measure import measure
+        from mixkd.estimate.measure import measure
 
         found = measure(spec, device, scratch)
     except RefusedError as refused:

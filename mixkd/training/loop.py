@@ -9,22 +9,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mixkd.batching import Indices, batch_count, epoch_batches, parts
-from mixkd.checkpoint import FINISHED, MODEL, NotWrittenError
 from mixkd.classifier import autocast
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import MixupSpec, TrainSpec
-from mixkd.control import Control
 from mixkd.data import Encoded
 from mixkd.evaluate import validate
 from mixkd.failures import DivergedError, NotFiniteError, is_out_of_memory
 from mixkd.metrics import Scores, is_better
 from mixkd.mixup import Drawn, draw_pairs
 from mixkd.objectives import Objective
-from mixkd.optimiser import rate_at, set_rate
 from mixkd.randomness import generator, seed_torch
-from mixkd.training import Outcome, State, Stopped, Surroundings, TrainData, Training, begin, save
-
-__all__ = ["Outcome", "Surroundings", "TrainData", "evaluation_steps", "step_count", "train"]
+from mixkd.training.checkpoint import FINISHED, MODEL, NotWrittenError
+from mixkd.training.control import Control
+from mixkd.training.optimiser import rate_at, set_rate
+from mixkd.training.state import Outcome, State, Stopped, Surroundings, TrainData, Training, begin, save
 
 
 def train(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from mixkd.contract.strict import Strict
-from mixkd.svg import Figure, Line, number
+from mixkd.report.svg import Figure, Line, number
 
 _TERMS = {  # as they are logged: what they are, and their colour, the same in every picture
     "mle": ("L_MLE, real rows", "aqua"),

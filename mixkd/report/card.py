@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from mixkd.bootstrap import Interval
 from mixkd.contract.data_spec import MetricName, SetName, Task
-from mixkd.curves import loss_figure, metric_name, score_figure
-from mixkd.judgement import ModelScores
-from mixkd.markdown import plain, table
-from mixkd.report_schema import ModelCard, Report
-from mixkd.svg import Figure, draw
-from mixkd.train import Outcome
+from mixkd.report.bootstrap import Interval
+from mixkd.report.curves import loss_figure, metric_name, score_figure
+from mixkd.report.judgement import ModelScores
+from mixkd.report.markdown import plain, table
+from mixkd.report.schema import ModelCard, Report
+from mixkd.report.svg import Figure, draw
+from mixkd.training.state import Outcome
 
 _HUB_NAMES: dict[MetricName, str] = {
     "macro_f1": "f1",

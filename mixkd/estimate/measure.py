@@ -17,19 +17,21 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from mixkd import memory, phases
+from mixkd import phases
 from mixkd.contract.data_spec import SetName
 from mixkd.contract.spec import RunSpec, TrainSpec
-from mixkd.control import Control
-from mixkd.costs import Step, first_epoch, seconds
 from mixkd.data import Encoded, take
-from mixkd.estimate_schema import Measured, Memory, TrainingCost
+from mixkd.estimate import memory
+from mixkd.estimate.costs import Step, first_epoch, seconds
+from mixkd.estimate.schema import Measured, Memory, TrainingCost
 from mixkd.evaluate import answers
 from mixkd.prepare import Prepared, find_device, make_student, prepare
-from mixkd.provenance import device_name
+from mixkd.report.provenance import device_name
 from mixkd.reporter import Reporter
 from mixkd.resolve import choose, computing
-from mixkd.train import Surroundings, evaluation_steps
+from mixkd.training.control import Control
+from mixkd.training.loop import evaluation_steps
+from mixkd.training.state import Surroundings
 
 _STEPS = 4  # of a measurement; the first one sets things up and is not timed
 _PATIENCE = 10.0  # seconds, after which two timed steps must do

@@ -16,8 +16,8 @@ from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.families import family
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.data import Encoded
-from mixkd.export import replacing, weights_bytes
-from mixkd.onnx_check import OnnxCard, Reference, Variant, ask_torch, check
+from mixkd.export.folder import replacing, weights_bytes
+from mixkd.export.onnx_check import OnnxCard, Reference, Variant, ask_torch, check
 
 FILES: Mapping[Variant, str] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 """In the folder `onnx` of the model's: where Optimum and transformers.js look."""

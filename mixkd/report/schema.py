@@ -8,14 +8,14 @@ from mixkd.augment.card import AugmentCard
 from mixkd.contract.data_spec import MetricName, SetName, Task
 from mixkd.contract.spec import Baseline, DistilSpec
 from mixkd.contract.strict import Strict
-from mixkd.curves import Point
 from mixkd.data import SetsUsed
 from mixkd.evaluate import Speed
-from mixkd.judgement import BaselineScores, SetCard
-from mixkd.onnx_check import OnnxCard
-from mixkd.provenance import FileCard, Fingerprints
-from mixkd.train import Outcome
-from mixkd.variant import Variant
+from mixkd.export.onnx_check import OnnxCard
+from mixkd.report.curves import Point
+from mixkd.report.judgement import BaselineScores, SetCard
+from mixkd.report.provenance import FileCard, Fingerprints
+from mixkd.report.variant import Variant
+from mixkd.training.state import Outcome
 
 
 class ModelCard(Strict):
