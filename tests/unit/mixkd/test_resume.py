@@ -232,7 +232,7 @@ CASES = [
     Case(precision="bf16", schedule="cosine"),
     Case(precision="fp16", phase="teach"),
     Case(patience=2, evaluations=5),
-    Case(every=2, evaluations=3),
+    Case(every=3, evaluations=3),
 ]
 
 
