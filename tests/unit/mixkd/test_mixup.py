@@ -154,8 +154,15 @@ def test_the_pairs_that_some_rows_lead_are_cut_from_every_copy() -> None:
     assert led.copies == 2
 
 
-def test_pairs_keep_the_precision_of_the_words_they_mix() -> None:
+def test_pairs_keep_the_precision_of_what_they_mix() -> None:
     words = torch.ones(2, 1, 1, dtype=torch.bfloat16)
-    assert (
-        mix_words(words, torch.ones(2, 1, dtype=torch.int64), pairs_of([0], [1], [0.5])).dtype == words.dtype
-    )
+    pairs = pairs_of([0], [1], [0.5])
+    assert mix_words(words, torch.ones(2, 1, dtype=torch.int64), pairs).dtype == words.dtype
+    assert mix_labels(words[..., 0], pairs).dtype == words.dtype
+
+
+def test_pairs_follow_the_rows_to_their_device() -> None:
+    """The meta device stands for a GPU: it is the one other device that every machine has."""
+    moved = pairs_of([0], [1], [0.5]).to(torch.device("meta"))
+    devices = {value.device.type for value in (moved.first, moved.second, moved.heavier, moved.weight)}
+    assert devices == {"meta"}
