@@ -4,10 +4,12 @@ Defaults are the paper's (Liang et al., ICLR 2021) where it states one; what it 
 option here, and the report card records which way it was decided. What describes the data is in `data_spec`.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mixkd.contract.augment_spec import AugmentSpec
 from mixkd.contract.data_spec import DataSpec
@@ -55,6 +57,29 @@ class TeachSpec(TrainSpec):
     )
 
 
+def _number_or_list(value: object) -> object:
+    """Say in one sentence what is wrong, where a union would give an error for each of its members."""
+    if value is None or (type(value) is int and 1 <= value <= 1000):
+        return value
+    if isinstance(value, list | tuple) and value and all(type(n) is int and 0 <= n < 1000 for n in value):
+        if all(a < b for a, b in pairwise(value)):
+            return value
+        raise PydanticCustomError(
+            "layers", "the layers of the list do not rise", {"remedy": "name each once, lowest first"}
+        )
+    raise PydanticCustomError(
+        "layers",
+        "it is neither a number of layers nor a list of layers",
+        {"remedy": "give an integer from 1 to 1000, or a list of integers from 0 on"},
+    )
+
+
+Layers = Annotated[
+    Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=0, lt=1000)], ...] | None,
+    BeforeValidator(_number_or_list),
+]
+
+
 class StudentSpec(Strict):
     """Which student, and what its weights start from.
 
@@ -66,12 +91,10 @@ class StudentSpec(Strict):
     """
 
     init: Literal["teacher", "origin", "model", "config"] = "teacher"
-    layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=0, lt=1000)], ...] | None = (
-        Field(
-            None,
-            description="how many, or which, counted from 0; null: 3 of a teacher's, all of a model's; "
-            "ALBERT's layers share their weights, so only their number counts there",
-        )
+    layers: Layers = Field(
+        None,
+        description="how many, or which, counted from 0; null: 3 of a teacher's, all of a model's; "
+        "ALBERT's layers share their weights, so only their number counts there",
     )
     pick: Literal["first", "last", "even"] = Field(
         "first", description="which layers, where `layers` is a number; even: first, last and evenly between"
@@ -81,11 +104,7 @@ class StudentSpec(Strict):
     )
 
     @model_validator(mode="after")
-    def _layers_in_order(self) -> Self:
-        if isinstance(self.layers, tuple) and (
-            not self.layers or any(a >= b for a, b in zip(self.layers, self.layers[1:], strict=False))
-        ):
-            raise ValueError("a list of layers must rise and hold at least one")
+    def _config_where_it_counts(self) -> Self:
         if self.config and self.init != "config":
             raise ValueError("`config` goes with `init: config` only")
         return self
