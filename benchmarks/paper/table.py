@@ -69,12 +69,12 @@ def _glance(lines: Sequence[Line]) -> str:
         row = [task, f"{100 * share:g} %"]
         for method, other in compared:
             difference = found[method].minus_ft if other == "FT" else found[method].minus_kd
-            if difference is not None:
+            if difference is not None and len(difference.values) > 1:
                 outcomes[method, other][_outcome(difference)] += 1
             row.append(_judged(difference))
         rows.append(row)
     total = [", ".join(f"{n} {what}" for what, n in outcomes[pair].most_common()) for pair in compared]
-    rows.append(["lines in which all seeds are", "", *total])
+    rows.append(["lines in which all (of several) seeds are", "", *total])
     head = ["task", "data", *(f"{method} − {other}" for method, other in compared)]
     return f"{GLANCE}\n{_grid(head, rows)}"
 

@@ -105,7 +105,7 @@ def test_the_summary_counts_seeds_and_lines_where_they_agree() -> None:
     assert (
         "| movie | 100 % | +1.00 ± 1.00 (2 of 3) | +2.00 ± 1.41 (2 of 2) |  | +1.50 ± 0.71 (2 of 2) |" in page
     )
-    assert "| lines in which all seeds are |  | 1 not alike | 1 better |  | 1 better |" in page
+    assert "| lines in which all (of several) seeds are |  | 1 not alike | 1 better |  | 1 better |" in page
 
 
 def test_an_error_is_not_shown_in_hundredths() -> None:
