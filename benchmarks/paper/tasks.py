@@ -95,7 +95,7 @@ def glue(name: str, folder: Path | None) -> Benchmark:
     )
 
 
-def shortened(task: Benchmark, folder: Path, rows: int = 48) -> Benchmark:
+def shortened(task: Benchmark, folder: Path, rows: int = 24) -> Benchmark:
     """The first rows of each file, and of those to evaluate only such that have a label to train on."""
     labels: set[object] = set()
     files = dict(task.data.files)

@@ -348,7 +348,7 @@ def test_the_command_submits_shows_lists_and_cancels(
     ids = ["--teacher", request_body["teacher_id"], "--dataset", request_body["dataset_id"]]
     job_id = mixkd("jobs", "submit", *ids, "--recipe", recipe, "--name", "tiny").strip()
     shown = mixkd_client.Job.model_validate_json(mixkd("jobs", "show", job_id))
-    assert (shown.id, shown.name, shown.recipe["student"]) == (job_id, "tiny", {"layers": 2})
+    assert (shown.id, shown.name, shown.recipe["student"]["layers"]) == (job_id, "tiny", 2)
     assert "tiny" in mixkd("jobs", "list", "--status", "queued")
     mixkd("jobs", "cancel", job_id)
     assert "tiny" not in mixkd("jobs", "list", "--status", "queued")

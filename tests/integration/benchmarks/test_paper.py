@@ -35,7 +35,7 @@ def test_every_method_has_a_cell_with_all_that_decided_it(finished: Path) -> Non
         for method in ("teacher", "FT", "KD", "TMKD", "SM+TMKD")
     }
     for cell in cells:
-        assert cell["train_rows"] == 48
+        assert cell["train_rows"] == 24
         assert cell["commit"]
         assert cell["versions"]["torch"]
         assert cell["recipe"]["max_length"] == 64
@@ -61,7 +61,7 @@ def test_a_rating_is_scored_in_its_own_unit(finished: Path) -> None:
 def test_the_table_has_the_methods_and_says_what_was_not_run(finished: Path) -> None:
     page = (finished / "table.md").read_text()
     for method in ("teacher", "FT", "KD", "TMKD", "SM+TMKD"):
-        assert f"| 100 % | 48 | {method} |" in page
+        assert f"| 100 % | 24 | {method} |" in page
     assert "SM+TMKD+BT | not run: no translation model |" in page
     assert len(json.loads((finished / "table.json").read_text())["cells"]) == 10
 

@@ -46,6 +46,11 @@ def _mixkd_server(*arguments: str, **settings: str) -> subprocess.CompletedProce
     )
 
 
+def _workers(stack: Stack) -> int:
+    """How many workers of either kind run."""
+    return sum("-m worker" in " ".join(process.cmdline()) for process in stack.children())
+
+
 def _child(stack: Stack, *words: str) -> psutil.Process | None:
     """The launcher's own child whose command has all these words, once it runs its program."""
     for process in psutil.Process(stack.process.pid).children():
@@ -112,10 +117,10 @@ def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
 
 def test_kill_9_leaves_nothing_running_and_the_next_start_works(data_dir: Path, start: Start) -> None:
     killed = start(data_dir, "--workers", "2")
+    until(lambda: _workers(killed) == 3)  # they come after the API, which is all that a start waits for
     children = killed.children()
     names = {process.name() for process in children}
     assert {"postgres", "valkey-server"} <= names
-    assert sum("-m worker" in " ".join(process.cmdline()) for process in children) == 3
     killed.process.kill()
     killed.process.wait()
     until_ended(children, 10)
@@ -136,6 +141,7 @@ def test_a_child_that_dies_is_started_again_and_the_operator_told(data_dir: Path
     }
     stack = start(data_dir)
     for name, words in names.items():
+        until(lambda words=words: _child(stack, *words) is not None)
         before = _child(stack, *words)
         assert before is not None, name
         before.kill()
