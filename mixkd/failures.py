@@ -51,6 +51,9 @@ def explain(error: Exception) -> Failed:
                 field="recipe.distil.batch_size",
                 remedy="lower the batch size, `max_length` or the mixup ratio",
             )
+    if isinstance(error, OSError) and error.strerror:  # its text may name a path of this machine
+        return Failed(cause="internal", detail=f"a file could not be read or written: {error.strerror}",
+                      remedy="make room on the disk, or look into the log")  # fmt: skip
     return Failed(cause="internal", detail=f"an unexpected error ({type(error).__name__}); the log has more")
 
 

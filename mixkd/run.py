@@ -1,11 +1,14 @@
 """One distillation from its description to the student's folder, phase by phase."""
 
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 
 from mixkd.atomic import write_text
@@ -51,7 +54,11 @@ def run(
         NotFiniteError: a model that was trained answers with NaN or infinity.
         SystemExit: `control.stop` was set.
     """
-    where = find_device(device)
+    with _alone(folder):
+        return _run(spec, folder, reporter, find_device(device), control or Control())
+
+
+def _run(spec: RunSpec, folder: Path, reporter: Reporter, where: torch.device, control: Control) -> Report:
     reporter.phase("prepare")
     check_extras(spec)
     prepared = prepare(spec, where)
@@ -59,7 +66,8 @@ def run(
     resolved = resolve(spec, folder, where, prepared.teacher)
     reporter.resolved(resolved.recipe.runtime)
     found = origins(resolved)
-    if again and (report := _finished(folder, found)) is not None:
+    # The report of an augmented run does not say which files its augmenters had.
+    if again and not spec.augment and (report := _finished(folder, found)) is not None:
         reporter.note("this run has ended before; start over with --fresh to have it again")
         reporter.done()
         return report
@@ -67,7 +75,27 @@ def run(
     with computing(resolved.recipe.runtime):
         if resolved.recipe.student.init != "teacher":
             make_student(prepared)  # what cannot be made is refused before hours went into the teacher
-        return _phases(replace(prepared, spec=resolved), found, folder, reporter, control or Control())
+        return _phases(replace(prepared, spec=resolved), found, folder, reporter, control)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lock the folder itself: there is no lock file to leave behind, and the kernel lets go when we die."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RefusedError(
+            Problem("dir", "another process works in it", folder.name, "wait for it, or name another folder")
+        ) from None
 
 
 def check_extras(spec: RunSpec) -> None:
@@ -98,8 +126,11 @@ def _refuse_changes(folder: Path, found: Origins, reporter: Reporter) -> None:
     """Whoever goes on must go on from the same files; other versions may round in another way."""
     path = folder / "checkpoints" / "origins.json"
     if path.exists():
-        before = Origins.model_validate_json(path.read_bytes())
-        if (before.files, before.models) != (found.files, found.models):
+        try:
+            before = Origins.model_validate_json(path.read_bytes())
+        except ValidationError:
+            before = None  # torn, or of another release: it cannot be told what the work was made from
+        if before is None or before.model_copy(update={"versions": found.versions}) != found:
             raise RefusedError(
                 Problem("dir", "the data or a model has changed since the run was interrupted", folder.name,
                         "bring the old files back, or start over with --fresh")

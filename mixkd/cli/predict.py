@@ -44,6 +44,8 @@ def _rows(given: argparse.Namespace) -> Iterator[Row]:
 
 def _lines() -> Iterator[Row]:
     """The lines of standard input as texts."""
+    if sys.stdin is None:  # a shell can close it
+        raise RefusedError(Problem("input", "standard input is closed", "-", "name a file"))
     stream, number = sys.stdin.buffer, 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -79,6 +81,9 @@ def _output(path: Path | None) -> Iterator[TextIO]:
             yield file
         Path(scratch).chmod(0o644)
         Path(scratch).replace(path)
+    except OSError as error:  # a full disk, or a folder that has the name
+        Path(scratch).unlink(missing_ok=True)
+        raise unwritable("output", path, error) from None
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise

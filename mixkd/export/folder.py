@@ -33,6 +33,8 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place if the block ends well."""
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     old = scratch.with_name(f"{scratch.name}-old")
     try:

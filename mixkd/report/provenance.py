@@ -35,12 +35,21 @@ class Origins(Strict):
 
     files: dict[SetName, FileCard]
     models: Fingerprints
+    augmenters: dict[str, str] = Field(description="SHA-256 of each file and folder that an augmenter names")
     versions: dict[str, str]
 
 
 def origins(spec: RunSpec) -> Origins:
     """Of a run; every file is read once."""
-    return Origins(files=file_cards(spec), models=fingerprints(spec), versions=versions())
+    augmenters = {
+        f"augment.{number}.{name}": folder_digest(path) if path.is_dir() else _digest(path)
+        for number, augmenter in enumerate(spec.augment)
+        for name, path in augmenter
+        if isinstance(path, Path)
+    }
+    return Origins(
+        files=file_cards(spec), models=fingerprints(spec), augmenters=augmenters, versions=versions()
+    )
 
 
 def file_cards(spec: RunSpec) -> dict[SetName, FileCard]:

@@ -1,5 +1,7 @@
 """A run that was killed anywhere goes on in its folder and ends as if nothing had happened."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,3 +245,35 @@ def test_a_wish_to_finish_before_the_first_step_leaves_one_step_at_least(
     steps = [report.teach.steps, report.distil.steps, report.baselines["kd"].outcome.steps]
     assert min(steps) >= 1
     assert sum(count < 16 for count in steps) == 1  # the wish is granted once
+
+
+def test_two_processes_do_not_work_in_one_folder(spec: RunSpec, reporter: Reporter, tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(RefusedError, match="another process"):
+            run(spec, tmp_path, reporter, "cpu")
+    finally:
+        os.close(other)
+
+
+def test_what_a_killed_export_left_is_gone_afterwards(
+    spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("export", 0), "cpu")
+    (tmp_path / ".student-abc").mkdir()
+    (tmp_path / ".student-abc" / "model.safetensors").touch()
+    run(spec, tmp_path, reporter, "cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["{", ""])
+def test_a_damaged_note_of_the_files_is_not_trusted(
+    spec: RunSpec, reporter: Reporter, tmp_path: Path, damage: str
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("teach", 5), "cpu")
+    (tmp_path / "checkpoints" / "origins.json").write_text(damage)
+    with pytest.raises(RefusedError, match="has changed"):
+        run(spec, tmp_path, reporter, "cpu")
