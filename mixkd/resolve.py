@@ -36,7 +36,7 @@ def resolve(spec: RunSpec, folder: Path, device: torch.device, teacher: PreTrain
     earlier = _earlier(folder)
     if earlier is not None and continues(folder, spec):
         spec = _with_runtime(spec, **{name: getattr(earlier.recipe.runtime, name) for name in _OPEN})
-    elif earlier is not None and unfinished(folder):
+    elif unfinished(folder):  # of another run, or of one that no file describes any more
         raise RefusedError(
             Problem("dir", "it holds the unfinished work of another run", folder.name,
                     "name another folder, or start over in this one with --fresh")

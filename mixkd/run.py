@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from mixkd.atomic import write_text
 from mixkd.augment import check_augmenter
 from mixkd.contract.problems import Problem, RefusedError
-from mixkd.contract.spec import RunSpec
+from mixkd.contract.spec import DistilSpec, RunSpec
 from mixkd.export.folder import export, weights_bytes
 from mixkd.export.onnx import export_onnx, refuse_missing_packages
 from mixkd.export.onnx_check import OnnxCard
@@ -26,6 +27,7 @@ from mixkd.report.build import build_report, describe_model, write_card, write_r
 from mixkd.report.provenance import Origins, origins
 from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
+from mixkd.resolve import NAME as RESOLVED
 from mixkd.resolve import computing, continues, resolve, unfinished
 from mixkd.training.control import Control
 from mixkd.training.loop import step_count
@@ -38,6 +40,8 @@ def run(
     reporter: Reporter,
     device: str | None = None,
     control: Control | None = None,
+    *,
+    fresh: bool = False,
 ) -> Report:
     """Distil: on return `folder` has `student/`, and `report.json` with `README.md` and `curves/` beside it.
 
@@ -47,6 +51,7 @@ def run(
     Args:
         device: a torch device; the GPU if there is one, else the CPU.
         control: how others ask it to stop or to finish early.
+        fresh: begin anew: what an earlier attempt left goes once it is known that this one can start.
 
     Raises:
         RefusedError: something in the description cannot work.
@@ -55,26 +60,31 @@ def run(
         SystemExit: `control.stop` was set.
     """
     with _alone(folder):
-        return _run(spec, folder, reporter, find_device(device), control or Control())
+        return _run(spec, folder, reporter, find_device(device), control or Control(), fresh=fresh)
 
 
-def _run(spec: RunSpec, folder: Path, reporter: Reporter, where: torch.device, control: Control) -> Report:
+def _run(
+    spec: RunSpec, folder: Path, reporter: Reporter, where: torch.device, control: Control, *, fresh: bool
+) -> Report:
     reporter.phase("prepare")
     check_extras(spec)
     prepared = prepare(spec, where)
+    if fresh:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / RESOLVED).unlink(missing_ok=True)
     again = continues(folder, spec)
     resolved = resolve(spec, folder, where, prepared.teacher)
     reporter.resolved(resolved.recipe.runtime)
     found = origins(resolved)
     # The report of an augmented run does not say which files its augmenters had.
-    if again and not spec.augment and (report := _finished(folder, found)) is not None:
+    if again and not spec.augment and (report := _finished(folder, resolved.recipe, found)) is not None:
         reporter.note("this run has ended before; start over with --fresh to have it again")
         reporter.done()
         return report
-    _refuse_changes(folder, found, reporter)
     with computing(resolved.recipe.runtime):
         if resolved.recipe.student.init != "teacher":
             make_student(prepared)  # what cannot be made is refused before hours went into the teacher
+        _refuse_changes(folder, found, reporter)
         return _phases(replace(prepared, spec=resolved), found, folder, reporter, control)
 
 
@@ -110,16 +120,27 @@ def check_extras(spec: RunSpec) -> None:
         refuse_missing_packages()
 
 
-def _finished(folder: Path, found: Origins) -> Report | None:
+def _clear_away(folder: Path) -> None:
+    """Remove what an export that was killed here left: `mkdtemp` ends its names in eight characters."""
+    for left in folder.glob(".student-????????*"):
+        if re.fullmatch(r"\.student-[a-z0-9_]{8}(-old)?", left.name):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _finished(folder: Path, recipe: DistilSpec, found: Origins) -> Report | None:
     """The report of a run that ended well on the same files; None: there is none."""
     path = folder / "report.json"
-    if unfinished(folder) or not path.exists() or not (folder / "student" / "config.json").exists():
+    student = folder / "student"
+    if unfinished(folder) or not all(
+        each.is_file() for each in (path, student / "config.json", student / "model.safetensors")
+    ):
         return None
     try:
         report = Report.model_validate_json(path.read_bytes())
     except ValidationError:  # of another release
         return None
-    return report if (report.data.files, report.fingerprints) == (found.files, found.models) else None
+    made_of = (report.recipe, report.data.files, report.fingerprints)
+    return report if made_of == (recipe, found.files, found.models) else None
 
 
 def _refuse_changes(folder: Path, found: Origins, reporter: Reporter) -> None:
@@ -160,6 +181,7 @@ def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter
     judged = judge(prepared, student.model, baselines)
 
     reporter.phase("export")
+    _clear_away(folder)
     # Where texts are cut is a part of what the student has learned.
     prepared.student_tokenizer.model_max_length = spec.recipe.max_length
     export(student.model, prepared.student_tokenizer, folder / "student")

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -43,12 +42,13 @@ def _run(given: argparse.Namespace, control: Control) -> int:
     try:
         spec = read_spec(given.spec)
         _make(given.dir)
-        if given.fresh:
-            _forget(given.dir)
         quiet_libraries()
         from mixkd.run import run
 
-        run(spec, given.dir, reporter, given.device, control)
+        run(spec, given.dir, reporter, given.device, control, fresh=given.fresh)
+    except BrokenPipeError:  # nobody reads the messages any more; 0 would say that there is a student
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's exit flushes once more
+        return 1
     except Exception as error:
         reporter.failed(explain(error))
         if not isinstance(error, RefusedError):  # what a refusal has to say is in its message
@@ -70,11 +70,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise show.unwritable("dir", folder, error) from None
-
-
-def _forget(folder: Path) -> None:
-    """Remove what an interrupted run would go on from."""
-    from mixkd.resolve import NAME
-
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    (folder / NAME).unlink(missing_ok=True)

@@ -33,8 +33,6 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place if the block ends well."""
-    for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed here
-        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     old = scratch.with_name(f"{scratch.name}-old")
     try:
@@ -42,7 +40,12 @@ def replacing(folder: Path) -> Iterator[Path]:
         scratch.chmod(0o755)
         if folder.exists():
             folder.rename(old)
-        scratch.rename(folder)
+        try:
+            scratch.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)  # better the one that was there than none
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

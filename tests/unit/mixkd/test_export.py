@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mixkd.contract.folder import inspect_folder
-from mixkd.export.folder import export, weights_bytes
+from mixkd.export.folder import export, replacing, weights_bytes
 from mixkd.teacher import load_tokenizer
 from tests.support.encoders import KINDS, tiny_classifier, tiny_tokenizer
 
@@ -88,3 +88,12 @@ def test_the_size_of_the_weights_is_known_before_they_are_written(kind: str, tmp
     model = tiny_classifier(kind)
     model.save_pretrained(tmp_path)
     assert weights_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_replacing_a_folder_touches_nothing_else_beside_it(tmp_path: Path) -> None:
+    """Whatever begins like a scratch folder's name: it may be another export's, or somebody's own."""
+    for name in (".ship-notes", ".ship-abcd1234"):
+        (tmp_path / name).mkdir()
+    with replacing(tmp_path / "ship") as scratch:
+        (scratch / "new").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"ship", ".ship-notes", ".ship-abcd1234"}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mixkd.contract.data_spec import DataSpec
-from mixkd.contract.messages import Message, Note, PhaseStarted, Progress
+from mixkd.contract.messages import Message, Note, PhaseStarted, Progress, Resolved
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.report.schema import Report
@@ -262,9 +262,10 @@ def test_what_a_killed_export_left_is_gone_afterwards(
 ) -> None:
     with pytest.raises(Killed):
         run(spec, tmp_path, killed_at("export", 0), "cpu")
-    (tmp_path / ".student-abc").mkdir()
-    (tmp_path / ".student-abc" / "model.safetensors").touch()
+    for name in (".student-abcd_123", ".student-abcd_123-old", ".student-notes"):
+        (tmp_path / name).mkdir()
     run(spec, tmp_path, reporter, "cpu")
+    (tmp_path / ".student-notes").rmdir()  # somebody's own: it is still there
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
@@ -277,3 +278,69 @@ def test_a_damaged_note_of_the_files_is_not_trusted(
     (tmp_path / "checkpoints" / "origins.json").write_text(damage)
     with pytest.raises(RefusedError, match="has changed"):
         run(spec, tmp_path, reporter, "cpu")
+
+
+def test_the_student_of_another_recipe_is_not_handed_out(
+    spec: RunSpec, whole: Path, make_spec: MakeSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    """The description is written before the first checkpoint: a kill in between must not be forgotten."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    other = make_spec(seed=9)
+
+    def send(message: Message) -> None:
+        if isinstance(message, Resolved):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(other, out, Reporter(send), "cpu")
+    report = run(other, out, reporter, "cpu")
+    assert report.seed == 9
+    assert student(out) != student(whole)
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_a_run_whose_student_is_not_whole_has_not_ended(
+    spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "student" / lost).unlink()
+    run(spec, out, reporter, "cpu")
+    assert student(out) == student(whole)
+
+
+def test_checkpoints_of_a_run_that_nothing_describes_are_not_gone_on_from(
+    spec: RunSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("distil", 3), "cpu")
+    (tmp_path / "resolved.json").unlink()
+    with pytest.raises(RefusedError, match="another run"):
+        run(spec, tmp_path, reporter, "cpu")
+
+
+def test_beginning_anew_removes_nothing_before_it_can_begin(
+    spec: RunSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("distil", 3), "cpu")
+    before = sorted(path.as_posix() for path in tmp_path.rglob("*"))
+    with pytest.raises(RefusedError):
+        run(spec.model_copy(update={"teacher": tmp_path / "gone"}), tmp_path, reporter, "cpu", fresh=True)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(RefusedError, match="another process"):
+        run(spec, tmp_path, reporter, "cpu", fresh=True)
+    os.close(other)
+    assert sorted(path.as_posix() for path in tmp_path.rglob("*")) == before
+
+
+def test_a_refused_student_leaves_nothing_that_stands_in_the_way(
+    make_spec: MakeSpec, classifier_folder: Path, reporter: Reporter, tmp_path: Path
+) -> None:
+    wrong = {"init": "config", "layers": 1, "config": {"hidden_size": 7}}
+    with pytest.raises(RefusedError):
+        run(make_spec(teacher=classifier_folder, student=wrong), tmp_path, reporter, "cpu")
+    right = {"init": "config", "layers": 1, "config": {"hidden_size": 8}}
+    run(make_spec(teacher=classifier_folder, student=right), tmp_path, reporter, "cpu")
