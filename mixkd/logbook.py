@@ -1,6 +1,7 @@
 """The metrics of a run, kept beside its checkpoints, so that the curves of a resumed one have a beginning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,15 +20,18 @@ class Logbook:
     def note(self, message: Message) -> None:
         """Write a metric down; other messages are let go."""
         if isinstance(message, Metric):
-            self._path.parent.mkdir(exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(encode(message))
+            # A disk without room costs a point of a curve, not the training.
+            with suppress(OSError):
+                self._path.parent.mkdir(exist_ok=True)
+                with self._path.open("ab") as file:
+                    file.write(encode(message))
 
-    def points(self, baselines: Sequence[Baseline], steps_each: int) -> list[Point]:
+    def points(self, baselines: Sequence[Baseline], steps_each: int, ended: Mapping[str, int]) -> list[Point]:
         """What was logged, in order; of a step that was made twice, after a kill, what was logged last.
 
         Args:
             baselines: in the order in which they were trained, with so many steps each.
+            ended: the steps of each training; what a killed attempt logged behind them never counted.
         """
         trainings: dict[str, dict[int, Point]] = {}
         for metric in self._metrics():
@@ -35,7 +39,12 @@ class Logbook:
             if phase == "baselines":
                 phase, step = baselines[(step - 1) // steps_each], (step - 1) % steps_each + 1
             trainings.setdefault(phase, {})[step] = Point(phase=phase, step=step, values=metric.values)
-        return [points[step] for points in trainings.values() for step in sorted(points)]
+        return [
+            points[step]
+            for name, points in trainings.items()
+            for step in sorted(points)
+            if step <= ended.get(name, 0)
+        ]
 
     def _metrics(self) -> list[Metric]:
         if not self._path.exists():

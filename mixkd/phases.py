@@ -115,8 +115,9 @@ def compare_with(
         return {}
     steps = step_count(len(lesson.student_rows), recipe.distil)
     reporter.phase("baselines", steps * len(recipe.baselines))
-    return {
-        name: _imitate(
+    trained: dict[Baseline, Trained] = {}
+    for number, name in enumerate(recipe.baselines):
+        one = _imitate(
             prepared,
             lesson,
             make_student(prepared),
@@ -124,8 +125,11 @@ def compare_with(
             around(f"baseline-{name}"),
             first_step=number * steps,
         )
-        for number, name in enumerate(recipe.baselines)
-    }
+        if one.outcome.stopped == "asked":
+            reporter.note(f"asked to finish: baseline {name} and those after it are left out")
+            break
+        trained[name] = one
+    return trained
 
 
 def baseline_loss(loss: LossSpec, name: Baseline) -> LossSpec:

@@ -67,6 +67,7 @@ def _run(
     spec: RunSpec, folder: Path, reporter: Reporter, where: torch.device, control: Control, *, fresh: bool
 ) -> Report:
     reporter.phase("prepare")
+    _refuse_foreign(folder, spec)
     check_extras(spec)
     prepared = prepare(spec, where)
     if fresh:
@@ -120,6 +121,23 @@ def check_extras(spec: RunSpec) -> None:
         refuse_missing_packages()
 
 
+def _refuse_foreign(folder: Path, spec: RunSpec) -> None:
+    """What a run writes replaces what has the same name: it must not be an input, or somebody's own."""
+    inside = (folder / "student").resolve()
+    for field, path in (("teacher", spec.teacher), ("student", spec.student)):
+        if path is not None and (path.resolve() == inside or inside in path.resolve().parents):
+            raise RefusedError(
+                Problem("dir", f"its `student` is this run's own {field}", folder.name, "name another folder")
+            )
+    ours = (folder / RESOLVED).exists() or (folder / "report.json").exists()
+    theirs = [name for name in ("student", "checkpoints", "README.md") if (folder / name).exists()]
+    if theirs and not ours and not unfinished(folder):
+        raise RefusedError(
+            Problem("dir", f"it holds `{theirs[0]}`, which no run has made there", folder.name,
+                    "name a new folder")
+        )  # fmt: skip
+
+
 def _clear_away(folder: Path) -> None:
     """Remove what an export that was killed here left: `mkdtemp` ends its names in eight characters."""
     for left in folder.glob(".student-????????*"):
@@ -171,6 +189,9 @@ def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter
         runtime = spec.recipe.runtime
         return Surroundings(spec.recipe.seed, prepared.device, runtime, reporter, control, work / training)
 
+    if control.finish_now:
+        control.finish_now = False
+        reporter.note("asked to finish before anything was trained: there is nothing to keep yet")
     taught = teach(prepared, around("teach"))
     lesson = make_lesson(prepared, cache_folder() / "augmented", reporter, control)
     student = distil(prepared, lesson, around("distil"))
@@ -205,7 +226,12 @@ def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter
         distilled=student.outcome,
         baselines={name: one.outcome for name, one in baselines.items()},
         augmented=lesson.augmented,
-        curves=logbook.points(list(baselines), step_count(len(lesson.student_rows), spec.recipe.distil)),
+        curves=logbook.points(
+            spec.recipe.baselines,
+            step_count(len(lesson.student_rows), spec.recipe.distil),
+            {"teach": taught.steps if taught else 0, "distil": student.outcome.steps}
+            | {name: one.outcome.steps for name, one in baselines.items()},
+        ),
         onnx=_onnx(prepared, student, folder / "student"),
         device=prepared.device,
     )

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mixkd.contract.data_spec import DataFormat, DataSpec, SetName, Task
 from mixkd.contract.glue import glue_data
-from mixkd.contract.problems import Problem, RefusedError
+from mixkd.contract.problems import Problem, RefusedError, listed
 from mixkd.contract.rows import read_rows
 from mixkd.data import Encoded, encode
 from mixkd.inputs import read_spec
@@ -109,6 +109,12 @@ def encoded_set(data: DataSpec, name: SetName, classifier: Classifier) -> Encode
         RefusedError: the file cannot be read, a row is bad or has a label that the model does not know, there
             is none, or the tokenizer is not the model's.
     """
+    if "f1" in data.scored_by and list(classifier.labels) != list(data.labels or ()):
+        raise RefusedError(
+            Problem("data.metrics", f"`f1` is that of the second of two labels; the model has "
+                    f"{listed(list(classifier.labels))}", "f1",
+                    "name these two labels in this order, or leave `f1` out")
+        )  # fmt: skip
     rows = list(read_rows(data.files[name], data, f"files.{name}"))
     if not rows:
         raise RefusedError(Problem(f"files.{name}", "there is no row in it", 0, "name a file with rows"))

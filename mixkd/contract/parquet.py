@@ -34,6 +34,8 @@ def parquet_records(path: Path, columns: Mapping[str, str], name: str) -> Iterat
                 for values in zip(*lists, strict=True):
                     line += 1
                     yield _record(line, dict(zip(wanted, values, strict=True)))
+    except PermissionError:  # pyarrow's own words have the path in them
+        raise RefusedError(Problem(name, "it cannot be read", path.name, "make it readable")) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RefusedError(

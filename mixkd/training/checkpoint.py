@@ -94,12 +94,12 @@ class Checkpoints:
         return None, problems
 
     def write(
-        self, name: str, contents: Mapping[str, Mapping[str, Tensor] | Stored], facts: Mapping[str, Any]
+        self, name: str, contents: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> Checkpoint:
         """Write a checkpoint, `at_step(...)` or `FINISHED`, and remove those that are too many.
 
         Args:
-            contents: of each file: its tensors, or the file of an earlier checkpoint that it equals.
+            contents: the tensors of each file.
 
         Raises:
             NotWrittenError
@@ -108,7 +108,7 @@ class Checkpoints:
         target = self.folder / name
         try:
             scratch.mkdir(parents=True)
-            entries = {file: _put(scratch / file, content) for file, content in contents.items()}
+            entries = {file: _put(scratch / file, tensors) for file, tensors in contents.items()}
             _put_state(scratch, {"fingerprint": self.fingerprint, "files": entries, "facts": dict(facts)})
             sync_folder(scratch)
             if target.exists():  # one that was refused
@@ -169,17 +169,9 @@ def _checkpoint(folder: Path, facts: dict[str, Any], entries: Mapping[str, Any])
     )
 
 
-def _put(path: Path, content: Mapping[str, Tensor] | Stored) -> dict[str, Any]:
-    """Write one file; its size and digest."""
-    if isinstance(content, Stored):
-        try:
-            path.hardlink_to(content.path)
-        except OSError:  # not every file system can
-            shutil.copyfile(content.path, path)
-            _sync(path)
-        # Not computed anew: damage that befell the file since would get a clean bill of health.
-        return {"bytes": content.bytes, "sha256": content.sha256}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}, path)
+def _put(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write one file; its size and digest. None is a link to an older one: damage would reach both."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     _sync(path)
     return _entry(path)
 

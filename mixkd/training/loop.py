@@ -209,7 +209,6 @@ def _evaluate(training: Training, rate: float) -> None:
     training.best = {
         name: value.detach().to("cpu", copy=True) for name, value in training.model.state_dict().items()
     }
-    training.best_file = None
 
 
 def _scores(training: Training, rows: Encoded) -> Scores:

@@ -28,7 +28,6 @@ from mixkd.training.checkpoint import (
     Checkpoint,
     Checkpoints,
     NotWrittenError,
-    Stored,
     at_step,
 )
 from mixkd.training.control import Control
@@ -121,7 +120,6 @@ class Training:
     scaler: torch.amp.GradScaler  # of fp16; does nothing in other precisions
     state: State
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best evaluation, on the CPU
-    best_file: Stored | None = None  # where the last checkpoint has them
     saved: int | None = None  # the step of the last checkpoint
 
     @property
@@ -178,8 +176,7 @@ def _resume(training: Training, found: Checkpoint) -> None:
     if training.scaler.is_enabled():
         training.scaler.load_state_dict(state.scaler)
     if state.best is not None:
-        training.best_file = _best_file(found)
-        training.best = found.load(training.best_file.path.name)
+        training.best = found.load(BEST if BEST in found.files else MODEL)
     training.saved = state.step
 
 
@@ -187,26 +184,19 @@ def save(training: Training) -> None:
     """Write a checkpoint; a disk without room costs the checkpoint, not the training."""
     state, reporter = training.state, training.around.reporter
     state.scaler = training.scaler.state_dict()
-    contents: dict[str, Mapping[str, Tensor] | Stored] = {
+    contents: dict[str, Mapping[str, Tensor]] = {
         MODEL: training.model.state_dict(),
         OPTIMISER: memory(training.optimiser, training.model),
     }
     if state.best is not None and state.best_step != state.step:
-        contents[BEST] = training.best_file or training.best
+        contents[BEST] = training.best  # else the model's own file has them
     try:
-        written = training.checkpoints.write(at_step(state.step), contents, state.model_dump(mode="json"))
+        training.checkpoints.write(at_step(state.step), contents, state.model_dump(mode="json"))
     except NotWrittenError as error:
-        training.best_file = None
         reporter.note(f"no checkpoint could be written after step {training.step_shown}: {error}")
         return
-    training.best_file = _best_file(written) if state.best is not None else None
     training.saved = state.step
     reporter.checkpoint(training.step_shown)
-
-
-def _best_file(checkpoint: Checkpoint) -> Stored:
-    """Where it has the best weights, which are not written twice."""
-    return checkpoint.files.get(BEST, checkpoint.files[MODEL])
 
 
 def _fingerprint(settings: list[Any], model: PreTrainedModel, data: TrainData, runtime: RuntimeSpec) -> str:

@@ -329,17 +329,13 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
     same(found, Case())
 
 
-def test_damaged_best_weights_are_found_out_too(tmp_path: Path) -> None:
-    """They are one file of two names in the checkpoints: nothing is left but to begin anew."""
+def test_damaged_best_weights_cost_one_checkpoint_only(tmp_path: Path) -> None:
     metrics: dict[int, dict[str, float]] = {}
     with pytest.raises(Killed):
         attempt(Case(), tmp_path, metrics, Trouble("step", 8).at_step)
     flip(tmp_path / "step-00000007" / "best.safetensors")
     found = attempt(Case(), tmp_path, metrics, lambda: None)
-    assert [note.partition(" is not")[0] for note in found.notes] == [
-        "checkpoint step-00000007",
-        "checkpoint step-00000006",
-    ]
+    assert [note.partition(" is not")[0] for note in found.notes] == ["checkpoint step-00000007"]
     same(found, Case())
 
 

@@ -230,12 +230,34 @@ def test_an_encoder_that_was_published_without_its_pooler_gets_a_new_one(
 def test_a_second_run_replaces_the_first_ones_student(
     make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
 ) -> None:
-    (tmp_path / "student").mkdir()
-    (tmp_path / "student" / "stale").touch()
     run(make_spec(), tmp_path, reporter, "cpu")
+    (tmp_path / "student" / "stale").touch()
+    run(make_spec(seed=9), tmp_path, reporter, "cpu")
     assert not (tmp_path / "student" / "stale").exists()
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert weights_bytes(model) == (tmp_path / "student" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["student", "checkpoints", "README.md"])
+def test_what_somebody_else_has_in_the_folder_is_not_written_over(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, name: str
+) -> None:
+    mine = tmp_path / name / "thesis.txt" if name != "README.md" else tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("my own")
+    with pytest.raises(RefusedError) as caught:
+        run(make_spec(), tmp_path, reporter, "cpu")
+    assert caught.value.problems[0].field == "dir"
+    assert mine.read_text() == "my own"
+
+
+def test_a_run_does_not_replace_its_own_teacher(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    shutil.copytree(classifier_folder, tmp_path / "student")
+    (tmp_path / "resolved.json").write_text("{}")
+    with pytest.raises(RefusedError, match="own teacher"):
+        run(make_spec(teacher=tmp_path / "student"), tmp_path, reporter, "cpu")
 
 
 def test_a_device_that_is_not_there_is_refused(

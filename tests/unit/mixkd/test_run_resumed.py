@@ -230,9 +230,11 @@ def test_what_no_student_depends_on_may_change_between_attempts(
     assert student(tmp_path) == student(whole)
 
 
-@pytest.mark.parametrize("phase", ["prepare", "teach", "baselines"])
-def test_a_wish_to_finish_before_the_first_step_leaves_one_step_at_least(
-    spec: RunSpec, tmp_path: Path, phase: str
+@pytest.mark.parametrize(
+    ("phase", "cut"), [("prepare", []), ("teach", ["teach"]), ("distil", ["distil"]), ("baselines", ["kd"])]
+)
+def test_a_wish_to_finish_is_granted_once_and_after_a_step_at_least(
+    spec: RunSpec, tmp_path: Path, phase: str, cut: list[str]
 ) -> None:
     control = Control()
 
@@ -242,9 +244,28 @@ def test_a_wish_to_finish_before_the_first_step_leaves_one_step_at_least(
 
     report = run(spec, tmp_path, Reporter(send), "cpu", control)
     assert report.teach is not None
-    steps = [report.teach.steps, report.distil.steps, report.baselines["kd"].outcome.steps]
-    assert min(steps) >= 1
-    assert sum(count < 16 for count in steps) == 1  # the wish is granted once
+    steps = {"teach": report.teach.steps, "distil": report.distil.steps}
+    assert {name: count for name, count in steps.items() if count < 16} == dict.fromkeys(
+        [name for name in cut if name in steps], 1
+    )
+    # A baseline that ended early would have had another budget than the student.
+    assert bool(report.baselines) == (not cut or cut == ["teach"])
+
+
+def test_curves_show_no_step_that_never_counted(spec: RunSpec, tmp_path: Path) -> None:
+    rarely = spec.recipe.runtime.model_copy(update={"checkpoint_seconds": 600})
+    slow = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"runtime": rarely})})
+    with pytest.raises(Killed):
+        run(slow, tmp_path, killed_at("distil", 12), "cpu")
+    control = Control()
+
+    def send(message: Message) -> None:
+        if isinstance(message, PhaseStarted) and message.phase == "distil":
+            control.finish_now = True
+
+    report = run(slow, tmp_path, Reporter(send), "cpu", control)
+    assert report.distil.steps == 1
+    assert {point.step for point in report.curves if point.phase == "distil"} == {1}
 
 
 def test_two_processes_do_not_work_in_one_folder(spec: RunSpec, reporter: Reporter, tmp_path: Path) -> None:
