@@ -90,9 +90,16 @@ def _glue(here: Path, given: dict[str, object]) -> dict[str, object]:
 def _missing(spec: RunSpec) -> Iterator[Problem]:
     for number, augmenter in enumerate(spec.augment):
         for name, value in augmenter:
-            if isinstance(value, Path) and not value.exists():
+            if isinstance(value, Path) and not _exists(value):
                 yield Problem(f"augment.{number}.{name}", "there is no such file or folder", value.name,
                               "check its name")  # fmt: skip
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 def _try(attempt: Callable[[], Found], problems: list[Problem], folder: str | None = None) -> Found | None:

@@ -140,7 +140,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
         used=used,
         teacher_sets=teacher_sets,
         student_sets=student_sets,
-        scale=_scale(teacher_sets["train"]) if task == "regression" else None,
+        scale=_scale(rows["train"]) if task == "regression" else None,
     )
 
 
@@ -198,11 +198,17 @@ def find_device(name: str | None) -> torch.device:
         raise RefusedError(Problem("device", str(error), name, "use `cpu`, `cuda` or `cuda:1`")) from None
 
 
-def _scale(train: Encoded) -> Scale:
-    deviation = float(train.targets.std(dtype=np.float64))
+def _scale(rows: Sequence[Row]) -> Scale:
+    scores = np.array([row.label for row in rows], dtype=np.float64)
+    mean, deviation = float(scores.mean()), float(scores.std())
     if not deviation:
         raise RefusedError(
             Problem("files.train", "every row has the same score; there is nothing to learn",
-                    float(train.targets[0, 0]), "send rows of different scores")
+                    float(scores[0]), "send rows of different scores")
         )  # fmt: skip
-    return Scale(float(train.targets.mean(dtype=np.float64)), deviation)
+    if float(np.abs(scores).max()) * float(np.finfo(np.float32).eps) > deviation / 1000:
+        raise RefusedError(
+            Problem("files.train", f"the scores lie around {mean:g} and differ by {deviation:g}: "
+                    "answers in float32 cannot tell them apart", mean, "subtract a constant from all scores")
+        )  # fmt: skip
+    return Scale(mean, deviation)

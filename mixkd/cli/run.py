@@ -1,6 +1,7 @@
 """`run`: a whole distillation, for a person at a terminal, for a script, or for the service's worker."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -50,11 +51,13 @@ def _run(given: argparse.Namespace, control: Control) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's exit flushes once more
         return 1
     except Exception as error:
-        reporter.failed(explain(error))
-        if not isinstance(error, RefusedError):  # what a refusal has to say is in its message
+        failed = explain(error)
+        reporter.failed(failed)
+        if isinstance(error, RefusedError):
+            if not on_terminal:  # which has shown it already
+                show.refusals(error)
+        elif failed.cause == "internal":  # any other cause is told in full
             traceback.print_exc()
-        elif not on_terminal:  # which has shown it already
-            show.refusals(error)
         return 1
     return 0
 
@@ -70,3 +73,5 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise show.unwritable("dir", folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise show.unwritable("dir", folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))

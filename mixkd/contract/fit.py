@@ -147,6 +147,10 @@ def _row_problems(recipe: DistilSpec, data: DatasetReport) -> Iterator[Problem]:
         return
     aside = 0 if "validation" in data.splits else max(round(CARVED_SHARE * texts), 1)
     there = train.rows - aside  # at most: with a text all its rows are set aside
+    if there < 2:
+        yield Problem("dataset_id", "mixup needs two training rows; one is left beside those for validation",
+                      train.rows, "use a data set with more texts, or with a validation file")  # fmt: skip
+        return
     if recipe.train_examples is not None and recipe.train_examples > there:
         without = f", without the {aside} that are set aside for validation" if aside else ""
         yield Problem("recipe.train_examples", f"there are {there} training rows{without}",

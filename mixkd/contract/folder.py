@@ -127,8 +127,12 @@ def _inspect(folder: Path) -> ModelInfo:
 
 def _files(folder: Path) -> dict[str, int]:
     """Every regular file below a folder, by relative path, with its size."""
-    root = folder.resolve()
-    if not root.is_dir():
+    try:
+        root = folder.resolve()
+        there = root.is_dir()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        there = False
+    if not there:
         raise refuse("folder", "there is no such folder", None, "name a folder with config.json in it")
     files: dict[str, int] = {}
     for count, path in enumerate(_walk(root)):

@@ -5,6 +5,7 @@ a multi-label row are a list, in CSV and TSV one cell with a separator. The labe
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -280,8 +281,14 @@ def _lengths(counts: Counter[int]) -> Lengths:
 
 
 def _scan(path: Path, data: DataSpec, name: str, labelled: bool) -> Iterator[Row | BadRow]:
-    if not path.is_file():
-        raise RefusedError(Problem(name, "there is no such file", path.name, "check its name"))
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        there = False
+    if not there:
+        raise RefusedError(Problem(name, "there is no such file", path.name[:200], "check its name"))
+    if not os.access(path, os.R_OK):
+        raise RefusedError(Problem(name, "it cannot be read", path.name, "make it readable"))
     columns: dict[str, str] = data.columns.model_dump(exclude_none=True)
     if not labelled:
         del columns["label"]

@@ -85,7 +85,7 @@ class Checkpoints:
         """
         problems: list[str] = []
         for left in self.folder.glob(f"{_SCRATCH}*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
         for folder in self._all():
             try:
                 return self._check(folder), problems
@@ -133,22 +133,25 @@ class Checkpoints:
             state = json.loads((folder / _STATE).read_bytes())
             known, content = state["format"] == _FORMAT, state["content"]
             whole = state["sha256"] == _digest(content)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            entries = {file: {"bytes": int(one["bytes"]), "sha256": str(one["sha256"])}
+                       for file, one in content["files"].items()}  # fmt: skip
+            facts, fingerprint = dict(content["facts"]), content["fingerprint"]
+        except (AttributeError, OSError, ValueError, KeyError, TypeError, RecursionError):
             raise _UnusableError(f"its {_STATE} is missing or damaged") from None
         if not known:
             raise _UnusableError("another release wrote it")
         if not whole:
             raise _UnusableError(f"its {_STATE} is damaged")
-        if content["fingerprint"] != self.fingerprint:
+        if fingerprint != self.fingerprint:
             raise _UnusableError("it belongs to a training of other settings, data or model")
-        for file, entry in content["files"].items():
+        for file, entry in entries.items():
             try:
                 found = _entry(folder / file)
             except OSError:
                 raise _UnusableError(f"its {file} is missing or cannot be read") from None
             if found != entry:
                 raise _UnusableError(f"its {file} is damaged")
-        return _checkpoint(folder, content["facts"], content["files"])
+        return _checkpoint(folder, facts, entries)
 
     def _prune(self, written: Path) -> None:
         """Remove what is too old, and what is newer than the one just written: it had been refused."""

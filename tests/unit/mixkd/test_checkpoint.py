@@ -1,5 +1,6 @@
 """Checkpoints on the disk: whole or not there, no more than asked, never trusted without a check."""
 
+import hashlib
 import json
 import os
 import resource
@@ -158,3 +159,20 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
     monkeypatch.setattr(Path, "rename", note_rename)
     checkpoints.write(at_step(1), {MODEL: WEIGHTS}, {})
     assert events == [MODEL, "state.json", f".scratch-{at_step(1)}", "rename", "teach"]
+
+
+@pytest.mark.parametrize("content", [[], {}, {"fingerprint": "", "files": 3, "facts": {}}])
+def test_a_state_that_says_something_else_gives_way_to_the_one_before(
+    checkpoints: Checkpoints, content: object
+) -> None:
+    """Its checksum may be right: another release could have written it."""
+    first = checkpoints.write(at_step(1), {MODEL: WEIGHTS}, {})
+    checkpoints.write(at_step(2), {MODEL: WEIGHTS}, {})
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    state = {"format": 1, "sha256": digest, "content": content}
+    (checkpoints.folder / at_step(2) / "state.json").write_text(json.dumps(state))
+    (checkpoints.folder / ".scratch-x").touch()  # not ours, and no folder
+    found, problems = checkpoints.newest()
+    assert found is not None
+    assert found.folder == first.folder
+    assert len(problems) == 1

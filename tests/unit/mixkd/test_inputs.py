@@ -130,3 +130,16 @@ def test_the_metrics_of_the_data_must_fit_its_labels(
     )
     assert problem.field == "data"
     assert "`f1`" in problem.problem
+
+
+@pytest.mark.parametrize("name", ["x\0y", "x" * 300])
+def test_a_name_that_no_file_can_have_is_a_missing_file(
+    tmp_path: Path, data: DataSpec, encoder_folder: Path, name: str
+) -> None:
+    described = data.model_dump(mode="json")
+    described["files"]["test"] = name
+    fields = {
+        problem.field
+        for problem in refusal(write(tmp_path, teacher=name, data=described, recipe={"max_length": 16}))
+    }
+    assert fields == {"teacher", "files.test"}

@@ -284,3 +284,11 @@ def test_f1_is_that_of_the_class_that_the_data_calls_second(
     assert scores["f1"].value == pytest.approx(2 * share / (1 + share))
     config = json.loads((tmp_path / "student" / "config.json").read_text())
     assert config["id2label"] == {"0": "ham", "1": "spam"}
+
+
+def test_scores_that_float32_cannot_tell_apart_are_refused(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+) -> None:
+    spec = with_data(make_spec(), tmp_path, lambda colours: 1e8 + len(colours), task="regression")
+    with pytest.raises(RefusedError, match="float32"):
+        run(spec, tmp_path, reporter, "cpu")

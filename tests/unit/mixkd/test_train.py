@@ -242,7 +242,7 @@ def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(
 def test_checkpoints_that_somebody_removes_are_written_anew(
     classifier: PreTrainedModel, rows: TrainData, messages: list[Message], tmp_path: Path, fit: Fit
 ) -> None:
-    """The best weights lie in them; those in memory are as good."""
+    """The best weights lay in them; those in memory are as good."""
 
     def remove(terms: Terms) -> Terms:
         shutil.rmtree(tmp_path / "teach")
@@ -250,7 +250,7 @@ def test_checkpoints_that_somebody_removes_are_written_anew(
 
     fit(objective=at_step(10, finetune(classifier, rows), remove), checkpoint_seconds=0)
     written = [m.step for m in messages if isinstance(m, CheckpointWritten)]
-    assert written == [*range(1, 10), *range(11, 25)]
+    assert written == list(range(1, 25))
 
 
 @pytest.mark.parametrize("other", ["seed", "spec", "mixup", "precision", "data", "model"])
