@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixkd.classifier import MixAt, labels_of, mix_at, order_outputs, pick_device, scale_head
 from mixkd.contract.data_spec import MetricName, SetName, Task
+from mixkd.contract.fit import needs_teaching
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.rows import DatasetReport, Row
 from mixkd.contract.spec import RunSpec
@@ -99,10 +100,9 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
     """
     info, found = check(spec)
     task, recipe = spec.data.task, spec.recipe
-    when = recipe.teach.when
-    needs_teaching = when == "always" or (when == "auto" and info.labels is None)
+    teaches = needs_teaching(recipe, info)
     teacher_tokenizer = load_tokenizer(spec.teacher)
-    if needs_teaching:
+    if teaches:
         seed_torch(recipe.seed, "head")
         teacher = load_with_new_head(spec.teacher, spec.data.labels or found.labels, task)
     else:
@@ -133,7 +133,7 @@ def prepare(spec: RunSpec, device: torch.device) -> Prepared:
         checked=found,
         labels=labels,
         teacher=teacher,
-        needs_teaching=needs_teaching,
+        needs_teaching=teaches,
         teacher_tokenizer=teacher_tokenizer,
         student_tokenizer=student_tokenizer,
         rows=rows,

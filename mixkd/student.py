@@ -22,7 +22,7 @@ _LAYERS = 3  # of a teacher that has as many, where the recipe does not say
 # with its labels, and must be a folder that we would take as a teacher.
 _FIXED = {field.name for field in fields(PreTrainedConfig)} | {
     "add_cross_attention", "is_decoder", "max_position_embeddings", "model_type", "num_hidden_groups",
-    "tie_word_embeddings", "type_vocab_size", "use_cache", "vocab_size",
+    "output_attentions", "tie_word_embeddings", "type_vocab_size", "use_cache", "vocab_size",
 }  # fmt: skip
 
 

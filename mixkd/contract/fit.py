@@ -12,7 +12,8 @@ from mixkd.contract.spec import DistilSpec
 
 _FIXED = {
     "architectures", "id2label", "label2id", "max_position_embeddings", "model_type", "num_hidden_groups",
-    "num_labels", "problem_type", "type_vocab_size", "vocab_size",
+    "num_labels", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+    "type_vocab_size", "vocab_size",
 }  # fmt: skip
 """Fields of config.json that no recipe may change; the trainer, which has the teacher's, knows of more."""
 
@@ -63,6 +64,10 @@ def _student_problems(recipe: DistilSpec, teacher: ModelInfo, student: ModelInfo
     if init in ("teacher", "config") and student is not None:
         yield Problem("student", f"`recipe.student.init` is `{init}`, which takes no model of its own",
                       init, "leave `student` out, or choose `model` or `origin`")  # fmt: skip
+    if init == "origin" and needs_teaching(recipe, teacher) and student is not None:
+        yield Problem("student", "`recipe.student.init` is `origin`, and the teacher's own folder is what it "
+                      "was before this run fine-tunes it", init,
+                      "leave `student` out, or choose `model`")  # fmt: skip
     if init == "config":
         yield from _config_problems(recipe, teacher)
         return

@@ -164,7 +164,7 @@ def test_the_origin_of_a_tuned_teacher_must_be_given_and_be_like_it() -> None:
     assert "hidden_size is 16, the teacher's 8" in problem.problem
 
 
-@pytest.mark.parametrize("init", ["teacher", "config"])
+@pytest.mark.parametrize("init", ["teacher", "origin", "config"])
 def test_a_model_that_would_not_be_used_is_refused(init: str) -> None:
     assert only(student_problems({"init": init}, teacher(), teacher())).field == "student"
 
@@ -175,6 +175,8 @@ def test_a_model_that_would_not_be_used_is_refused(init: str) -> None:
         ({"layers": [0, 1]}, "layers"),
         ({"config": {"vocab_size": 40}}, "config"),
         ({"config": {"pad_token_id": 3}}, "config"),
+        ({"config": {"output_attentions": True}}, "config"),
+        ({"config": {"return_dict": False}}, "config"),
         ({"config": {"_attn_implementation": "someone/kernel"}}, "config"),
         ({"config": {"num_hidden_layers": 2}, "layers": 2}, "config"),
     ],

@@ -198,7 +198,7 @@ def test_a_random_student_has_as_many_layers_as_its_config_says(spec: dict[str, 
     [
         "vocab_size", "pad_token_id", "max_position_embeddings", "type_vocab_size", "model_type", "id2label",
         "num_labels", "problem_type", "auto_map", "_attn_implementation", "attn_implementation", "dtype",
-        "hiden_size",
+        "hiden_size", "output_attentions", "output_hidden_states", "return_dict",
     ],
 )  # fmt: skip
 def test_a_field_that_is_the_teachers_or_unknown_is_refused(field: str) -> None:
