@@ -127,15 +127,17 @@ def ready_to_answer(model: PreTrainedModel) -> None:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device; without a name the GPU if there is one, else the CPU.
+    """The named device, a CPU or a CUDA GPU; without a name the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: there is no such device here, or it is of another kind.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"{name!r} is neither a CPU nor a CUDA GPU")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # CPU-only builds of torch assert that CUDA is there
         raise ValueError(f"there is no device {name!r} here") from error

@@ -62,9 +62,9 @@ def _diverged(error: DivergedError) -> Failed:
     if error.step == 1:  # no update has been made yet
         return Failed(
             cause="diverged",
-            detail=f"the loss is not a finite number at {where}, before any weight was changed",
-            field="teacher",
-            remedy="check the teacher's weights: they seem to hold NaN or infinity",
+            detail=f"the loss or its gradient is not finite at {where}, before any weight was changed",
+            remedy="check the models' weights for NaN and infinity; lower the weights of the recipe's loss; "
+            "set `recipe.runtime.precision` to `fp32`",
         )
     last = "" if error.checkpoint is None else f"; the last good checkpoint is of step {error.checkpoint}"
     return Failed(

@@ -25,8 +25,12 @@ def test_a_divergence_of_a_baseline_points_at_a_field_that_exists() -> None:
     assert explain(DivergedError("baselines", 17, 5e-4)).field == "recipe.distil.learning_rate"
 
 
-def test_a_loss_that_never_was_finite_points_at_the_teacher() -> None:
-    assert explain(DivergedError("distil", 1, 1e-5)).field == "teacher"
+def test_of_a_loss_that_never_was_finite_no_more_is_said_than_is_known() -> None:
+    """NaN weights are one reason; a weight of the loss or fp16 can be the other."""
+    failed = explain(DivergedError("distil", 1, 1e-5))
+    assert "before any weight was changed" in failed.detail
+    assert failed.field is None
+    assert failed.remedy is not None
 
 
 @pytest.mark.parametrize(
