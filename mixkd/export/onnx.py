@@ -1,7 +1,10 @@
 """A student as ONNX, in float32 and in 8-bit integers; each is kept only if it answers as torch does."""
 
 import copy
+import errno
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,9 +73,9 @@ def export_onnx(
     reference = ask_torch(model, rows, task, metrics)
     target = folder / "onnx"
     with replacing(target) as scratch:
-        plain = _attempt("fp32", model, lambda: _export_fp32(model, scratch, reference))
+        plain = _attempt("fp32", model, scratch, lambda: _export_fp32(model, scratch, reference))
         if plain.kept:
-            small = _attempt("int8", model, lambda: _export_int8(scratch, reference))
+            small = _attempt("int8", model, scratch, lambda: _export_int8(scratch, reference))
         else:
             small = OnnxCard(
                 variant="int8", kept=False, reason="it is made of the fp32 file, which is not good"
@@ -86,13 +89,18 @@ def export_onnx(
     return [plain, small]
 
 
-def _attempt(variant: Variant, model: PreTrainedModel, export: Callable[[], OnnxCard]) -> OnnxCard:
+def _attempt(
+    variant: Variant, model: PreTrainedModel, scratch: Path, export: Callable[[], OnnxCard]
+) -> OnnxCard:
     """An export's card; if it failed, one that says why."""
     try:
         return export()
     except (OSError, MemoryError):
         raise  # this says something about the machine, not about the model
     except Exception as error:  # of four libraries; the student is good without ONNX, and must not be lost
+        # ONNX's C++ writes what fits onto a full disk, and then cannot read it.
+        if shutil.disk_usage(scratch).free < weights_bytes(model):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         root: BaseException = error
         while root.__cause__ is not None:  # the exporter wraps what it met in advice of its own
             root = root.__cause__

@@ -1,11 +1,13 @@
 """ONNX files of tiny models, run as a user runs them: every family's, and what is not kept."""
 
 import copy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -283,6 +285,18 @@ def test_a_full_disk_is_no_fault_of_the_model(
         export_to(student)
     assert [path.read_text() for path in tmp_path.rglob("*.onnx")] == ["of another model"]
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_a_full_disk_that_the_quantiser_does_not_notice_is_no_fault_of_the_model_either(
+    student: PreTrainedModel, export_to: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(*_: object, **__: object) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        raise ValueError("Failed to find proper ai.onnx domain")
+
+    monkeypatch.setattr(onnx_export, "quantise", torn)
+    with pytest.raises(OSError, match="No space left"):
+        export_to(student)
 
 
 def test_a_student_that_answers_nan_is_not_judged(student: PreTrainedModel, export_to: Export) -> None:
