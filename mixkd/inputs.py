@@ -22,12 +22,14 @@ Found = TypeVar("Found")
 def read_spec(path: Path) -> RunSpec:
     """The run that a JSON file describes; its relative paths start at the file's folder.
 
+    Of a link that is the folder where the link lies: what is beside it is what its user sees.
+
     `{"glue": "sst2", "folder": "glue/SST-2"}` as `data` stands for that task as `glue_data` describes it.
 
     Raises:
         RefusedError: the file cannot be read or says something that no run can be.
     """
-    here = path.resolve().parent
+    here = path.absolute().parent
     try:
         given = from_json(path.read_bytes())
         if isinstance(given, dict) and isinstance(given.get("data"), dict) and "glue" in given["data"]:

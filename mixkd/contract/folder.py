@@ -144,13 +144,26 @@ def _files(folder: Path) -> dict[str, int]:
             status = target.stat()
         except (OSError, RuntimeError):  # a dangling link, a loop of links
             raise refuse(name, "it cannot be read", None, "remove it or put the file in its place") from None
-        if not target.is_relative_to(root):
+        if not target.is_relative_to(root) and not _is_blob(target, root):
             raise refuse(name, "it is a link out of the folder", None, "put the file itself in its place")
         if stat.S_ISREG(status.st_mode):
             files[name] = status.st_size
         elif not stat.S_ISDIR(status.st_mode):
             raise refuse(name, "it is neither a file nor a folder", None, "remove it")
     return files
+
+
+def _is_blob(target: Path, root: Path) -> bool:
+    """Whether a file is the hub client's own: `models--X/snapshots/Y` has links into `models--X/blobs`.
+
+    Nobody who sends a model's files decides where its folder lies, so that no upload can look like this.
+    """
+    cached = root.parent.parent
+    return (
+        root.parent.name == "snapshots"
+        and cached.name.startswith("models--")
+        and target.parent == cached / "blobs"
+    )
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -19,6 +19,8 @@ from mixkd.contract.text import encodes
 
 MAX_ROW_BYTES = 1 << 20  # one row; a longer one is a missing line end or an unclosed quote
 
+csv.field_size_limit(MAX_ROW_BYTES)  # of a cell, for the whole process; what the csv module has is 128 KiB
+
 _DELIMITERS: dict[DataFormat, str] = {"csv": ",", "tsv": "\t"}
 
 

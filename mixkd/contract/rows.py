@@ -222,7 +222,11 @@ def _stop_at_limits(name: str, label_column: str, tally: _Tally, texts: int) -> 
 
 def _label_problems(data: DataSpec, tallies: dict[SetName, _Tally]) -> list[Problem]:
     train = tallies["train"]
-    what = {"single_label": "label", "multi_label": "labels", "regression": "score"}[data.task]
+    what, others = {
+        "single_label": ("label", "at least two labels"),
+        "multi_label": ("labels", "other labels"),
+        "regression": ("score", "other scores"),
+    }[data.task]
     problems = []
     if len(train.different) < 2:
         (only,) = train.different
@@ -231,7 +235,7 @@ def _label_problems(data: DataSpec, tallies: dict[SetName, _Tally]) -> list[Prob
                 "files.train",
                 f"every row has the same {what}; there is nothing to learn",
                 list(only) if isinstance(only, tuple) else only,
-                f"send rows of at least two {what}s" if what == "label" else f"send rows of other {what}s",
+                f"send rows of {others}",
             )
         )
     if data.labels is not None:

@@ -298,6 +298,37 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) not in f"{problem}"
 
 
+def hub_cache(folder: Path) -> Path:
+    """A model as huggingface_hub keeps it: a folder of links to files that are named by their hashes."""
+    cached = folder / "models--org--name"
+    snapshot = write_bert(cached / "snapshots" / "abc")
+    (cached / "blobs").mkdir()
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(cached / "blobs" / str(number))
+        path.symlink_to(Path("../../blobs") / str(number))
+    return snapshot
+
+
+def test_a_folder_of_the_hubs_cache_is_a_model(tmp_path: Path) -> None:
+    assert inspect_folder(hub_cache(tmp_path)).family == "bert"
+
+
+@pytest.mark.parametrize("where", ["blobs", "models--org--name/blobs/sub", "models--other/blobs"])
+def test_a_link_out_of_the_hubs_folder_of_the_model_is_refused(tmp_path: Path, where: str) -> None:
+    snapshot = hub_cache(tmp_path)
+    outside = tmp_path / where / "secret"
+    outside.parent.mkdir(parents=True)
+    outside.write_text("secret")
+    (snapshot / "vocab.txt").unlink()
+    (snapshot / "vocab.txt").symlink_to(outside)
+    assert refusal(snapshot).field == "vocab.txt"
+    blob = tmp_path / "models--org--name" / "blobs" / "link"
+    blob.symlink_to(outside)
+    (snapshot / "vocab.txt").unlink()
+    (snapshot / "vocab.txt").symlink_to(blob)
+    assert refusal(snapshot).field == "vocab.txt"
+
+
 @pytest.mark.parametrize(
     "make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path)]
 )

@@ -136,6 +136,12 @@ def test_a_bad_csv_line_is_named_with_its_reason(tmp_path: Path, line: bytes, wh
     assert why in problem.problem
 
 
+@pytest.mark.parametrize(("form", "mark"), [("csv", ","), ("tsv", "\t")])
+def test_a_cell_may_be_as_long_as_a_row(tmp_path: Path, form: DataFormat, mark: str) -> None:
+    text = "x" * (readers.MAX_ROW_BYTES - 10)
+    assert read(tmp_path, f"text{mark}label\n{text}{mark}a\n".encode(), form) == [Row(2, text, None, "a")]
+
+
 def test_an_unclosed_quote_is_reported_where_it_opens(tmp_path: Path) -> None:
     (problem,) = refusal(tmp_path, {"train": b'text,label\na,x\n"b,y\n' + b"c,x\n" * 400_000}, "csv")
     assert bad_lines(problem)[0] == 3

@@ -92,6 +92,7 @@ def test_names_that_become_one_label_are_named_twice(tmp_path: Path) -> None:
 def test_rows_that_all_have_the_same_labels_teach_nothing(tmp_path: Path) -> None:
     problem = refusal(spec(tmp_path, lines(["a", "b"], ["b", "a"]), task="multi_label"))
     assert "the same labels" in problem.problem
+    assert problem.remedy == "send rows of other labels"
 
 
 # -- scores ----------------------------------------------------------------------------------------------

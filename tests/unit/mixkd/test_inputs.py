@@ -49,6 +49,17 @@ def test_every_relative_path_starts_at_the_spec(tmp_path: Path, monkeypatch: pyt
     assert unlabelled.file == folder / "more.jsonl"
 
 
+def test_paths_of_a_link_to_a_spec_start_where_the_link_lies(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "runs").mkdir()
+    path = write(tmp_path / "store", teacher="teacher", data={"files": {"train": "train.jsonl"}})
+    (tmp_path / "runs" / "spec.json").symlink_to(path)
+    spec = read_spec(tmp_path / "runs" / "spec.json")
+    assert (spec.teacher, spec.data.files["train"]) == (
+        tmp_path / "runs" / "teacher", tmp_path / "runs" / "train.jsonl"
+    )  # fmt: skip
+
+
 def test_a_glue_task_stands_for_its_data(tmp_path: Path) -> None:
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
     for name in ("train", "dev"):
