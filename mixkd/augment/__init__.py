@@ -16,7 +16,7 @@ from mixkd.contract.augment_spec import AugmentSpec
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.rows import Row, Soft
 
-__all__ = ["AugmentCard", "Context", "Teacher", "augment", "check_augmenter"]
+__all__ = ["AugmentCard", "Context", "Teacher", "augment", "check_augmenter", "most_rows"]
 
 _AUGMENTERS: Mapping[str, Augmenter[Any]] = {
     "back_translation": back_translation.AUGMENTER,
@@ -35,6 +35,19 @@ def check_augmenter(spec: AugmentSpec, data: DataSpec, field: str) -> None:
     """
     with within(f"{field}."):
         _AUGMENTERS[spec.kind].check(spec, data)
+
+
+def most_rows(rows: Sequence[Row], specs: Sequence[AugmentSpec], data: DataSpec) -> int:
+    """How many rows the augmenters can make of the real ones; they may drop some of them.
+
+    Raises:
+        RefusedError: a file cannot be used.
+    """
+    total = 0
+    for number, spec in enumerate(specs):
+        with within(f"augment.{number}."):
+            total += _AUGMENTERS[spec.kind].most(rows, spec, data)
+    return total
 
 
 def augment(

@@ -148,4 +148,8 @@ def _translated(
     return found
 
 
-AUGMENTER = Augmenter(_VERSION, _check, _made_from, _make)
+def _most(rows: Sequence[Row], _spec: BackTranslation, _data: DataSpec) -> int:
+    return len(rows)
+
+
+AUGMENTER = Augmenter(_VERSION, _check, _made_from, _make, _most)

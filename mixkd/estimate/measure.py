@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mixkd import phases
+from mixkd.augment import most_rows
 from mixkd.contract.data_spec import SetName
 from mixkd.contract.spec import RunSpec, TrainSpec
 from mixkd.data import Encoded, take
@@ -30,7 +31,7 @@ from mixkd.report.provenance import device_name
 from mixkd.reporter import Reporter
 from mixkd.resolve import choose, computing
 from mixkd.training.control import Control
-from mixkd.training.loop import evaluation_steps
+from mixkd.training.loop import evaluation_steps, step_count
 from mixkd.training.state import Surroundings
 
 _STEPS = 4  # of a measurement; the first one sets things up and is not timed
@@ -47,6 +48,7 @@ class _Bench:
     sizes: Mapping[str, int]  # bytes of the models' weights
     scratch: Path
     micro_batch: int | None  # rows at once; fewer than asked once memory ran out
+    made: int  # rows that augmenters add at the most
 
     @property
     def learner(self) -> str:
@@ -89,7 +91,8 @@ def measure(spec: RunSpec, device: str | None, scratch: Path) -> Measured:
     prepared = prepare(spec, where)
     runtime = choose(spec.recipe.runtime, where, prepared.teacher)
     recipe = spec.recipe.model_copy(update={"runtime": runtime})
-    # What augmenters would make is not there yet.
+    made = most_rows(prepared.rows["train"], spec.augment, spec.data)
+    # What augmenters would make is not there yet; it is counted as if it were like what is.
     prepared = replace(prepared, spec=spec.model_copy(update={"recipe": recipe, "augment": ()}))
     with computing(runtime):
         student = make_student(prepared)
@@ -105,7 +108,7 @@ def measure(spec: RunSpec, device: str | None, scratch: Path) -> Measured:
         }
         del models, student
         benches = [
-            _Bench(name, variant, sizes, scratch / name, runtime.micro_batch)
+            _Bench(name, variant, sizes, scratch / name, runtime.micro_batch, 0 if name == "teach" else made)
             for name, variant in _variants(prepared)
         ]
         trainings = {bench.name: _cost(bench, answering) for bench in benches}
@@ -145,16 +148,18 @@ def _cost(bench: _Bench, answering: Mapping[str, float]) -> TrainingCost:
     weighed, long = _weigh(bench, largest)
     short = long if usual.padded == largest.padded else _try(bench, usual)
     each = [seconds(step.padded, short, long) for step in steps]
-    epochs = bench.spec.epochs
-    evaluations = len(evaluation_steps(len(steps), bench.spec))
+    rows = len(bench.sets["train"]) + bench.made
+    in_all = step_count(rows, bench.spec)
+    times = in_all / len(steps)
+    evaluations = len(evaluation_steps(in_all // bench.spec.epochs, bench.spec))
     return TrainingCost(
-        rows=len(bench.sets["train"]),
-        steps=epochs * len(steps),
-        tokens=epochs * sum(step.tokens for step in steps),
-        padded_tokens=epochs * sum(step.padded for step in steps),
+        rows=rows,
+        steps=in_all,
+        tokens=round(times * sum(step.tokens for step in steps)),
+        padded_tokens=round(times * sum(step.padded for step in steps)),
         seconds_per_step=sum(each) / len(each),
         slowest_step=max(each),
-        training_seconds=epochs * sum(each),
+        training_seconds=times * sum(each),
         evaluation_seconds=evaluations * answering[bench.learner] * len(bench.sets["validation"].tokens),
         memory=weighed,
     )

@@ -21,7 +21,7 @@ class Memory(Strict):
 class TrainingCost(Strict):
     """What one training takes, if nothing ends it early."""
 
-    rows: int
+    rows: int = Field(description="with those that augmenters make at the most, counted like the others")
     steps: int
     tokens: int = Field(description="of the rows, in all steps")
     padded_tokens: int = Field(description="that go through the network: padding and mixed rows too")
@@ -48,7 +48,9 @@ class Measured(Strict):
 class Estimate(Measured):
     """What a run takes, and whether it fits. If not, the other numbers are of a smaller micro-batch."""
 
-    seconds: float = Field(description="of trainings and evaluations; loading and exporting come on top")
+    seconds: float = Field(
+        description="of trainings and evaluations; loading, augmenting and exporting come on top"
+    )
     memory_needed: int | None = Field(
         description="bytes, as the recipe is; null: more than could be measured"
     )

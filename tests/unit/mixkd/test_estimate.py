@@ -24,6 +24,7 @@ from mixkd.estimate import estimate as module
 from mixkd.estimate import memory
 from mixkd.estimate.costs import first_epoch, seconds
 from mixkd.estimate.estimate import MeasurementError, estimate
+from mixkd.estimate.measure import measure
 from mixkd.estimate.schema import Measured, Memory, TrainingCost
 from mixkd.prepare import Prepared, prepare
 from mixkd.reporter import Reporter
@@ -115,6 +116,18 @@ def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
     return folder
+
+
+def test_rows_that_augmenters_will_make_are_counted(make_spec: MakeSpec, tmp_path: Path) -> None:
+    texts = tmp_path / "more.jsonl"
+    # One is twice in the file: it counts once.
+    texts.write_text("".join(json.dumps({"text": f"word{n % 20} red"}) + "\n" for n in range(21)))
+    spec = make_spec().model_dump() | {"augment": [{"kind": "unlabelled", "file": texts}]}
+    found = measure(RunSpec.model_validate(spec), "cpu", tmp_path / "scratch").trainings
+    assert (found["teach"].rows, found["teach"].steps) == (61, 2 * 8)
+    assert (found["distil"].rows, found["distil"].steps) == (81, 2 * 11)
+    assert found["distil"].tokens == round(found["teach"].tokens * 11 / 8)
+    assert found["distil"].training_seconds == pytest.approx(22 * found["distil"].seconds_per_step)
 
 
 def test_it_says_what_a_run_takes_and_leaves_nothing_behind(
