@@ -1,8 +1,10 @@
 """The metrics of a run, kept beside its checkpoints, so that the curves of a resumed one have a beginning."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -23,8 +25,8 @@ class Logbook:
             # A disk without room costs a point of a curve, not the training.
             with suppress(OSError):
                 self._path.parent.mkdir(exist_ok=True)
-                with self._path.open("ab") as file:
-                    file.write(encode(message))
+                with self._path.open("a+b") as file:
+                    file.write(_end_of_torn_line(file) + encode(message))
 
     def points(self, baselines: Sequence[Baseline], steps_each: int, ended: Mapping[str, int]) -> list[Point]:
         """What was logged, in order; of a step that was made twice, after a kill, what was logged last.
@@ -47,10 +49,12 @@ class Logbook:
         ]
 
     def _metrics(self) -> list[Metric]:
-        if not self._path.exists():
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except OSError:  # there is none, or it is no file: curves without a beginning, rather than no student
             return []
         metrics = []
-        for line in self._path.read_bytes().splitlines():
+        for line in lines:
             try:
                 message = decode(line)
             except ValidationError:  # cut short by a kill
@@ -58,3 +62,11 @@ class Logbook:
             if isinstance(message, Metric):
                 metrics.append(message)
         return metrics
+
+
+def _end_of_torn_line(file: BinaryIO) -> bytes:
+    """What has to come before a new line: a kill may have cut the last one short."""
+    if not file.tell():
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

@@ -1,7 +1,8 @@
 """What a recipe leaves to the machine, chosen once for a run and kept with it.
 
-`DIR/resolved.json` is the run with every `auto` replaced: each attempt reads it again, so that one that goes
-on computes as the first one did, and it reproduces the run when given to `python -m mixkd run`.
+`resolved.json` is the run with every `auto` replaced: each attempt reads it again, so that one that goes on
+computes as the first one did, and it reproduces the run when given to `python -m mixkd run`. It lies beside
+the checkpoints, and comes to lie in `DIR` with the student and the report: what is there belongs together.
 """
 
 import os
@@ -19,42 +20,52 @@ from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import Attention, Precision, RunSpec, RuntimeSpec
 
 NAME = "resolved.json"
+WORK = "checkpoints"
 
 _OPEN = ("precision", "attention", "threads")
 _NEUTRAL = ("checkpoint_seconds", "keep_checkpoints")  # no student depends on them
 
 
-def resolve(spec: RunSpec, folder: Path, device: torch.device, teacher: PreTrainedModel) -> RunSpec:
-    """The run without anything left open: as an earlier attempt in `folder` chose, or chosen now and kept.
+def resolve(
+    spec: RunSpec, earlier: RunSpec | None, device: torch.device, teacher: PreTrainedModel
+) -> RunSpec:
+    """The run without anything left open: as an earlier attempt chose, or chosen now.
 
     The teacher computes in the chosen way from here on.
 
     Raises:
-        RefusedError: an earlier attempt of another run left its work in `folder`; or the recipe asks for an
-            attention or a precision that the teacher or the device does not have.
+        RefusedError: the recipe asks for an attention or a precision that the teacher or the device lacks.
     """
-    earlier = _earlier(folder)
-    if earlier is not None and continues(folder, spec):
+    if earlier is not None:
         spec = _with_runtime(spec, **{name: getattr(earlier.recipe.runtime, name) for name in _OPEN})
-    elif unfinished(folder):  # of another run, or of one that no file describes any more
+    return _with_runtime(spec, **dict(choose(spec.recipe.runtime, device, teacher)))
+
+
+def earlier_attempt(folder: Path, spec: RunSpec) -> RunSpec | None:
+    """What an earlier attempt at this run in `folder` chose; None: there was none.
+
+    Raises:
+        RefusedError: another run left unfinished work there.
+    """
+    earlier = _read(folder / WORK / NAME) or _read(folder / NAME)
+    if earlier is not None and _is_choice_for(earlier, spec):
+        return earlier
+    if unfinished(folder):  # of another run, or of one that no file describes any more
         raise RefusedError(
             Problem("dir", "it holds the unfinished work of another run", folder.name,
                     "name another folder, or start over in this one with --fresh")
         )  # fmt: skip
-    chosen = _with_runtime(spec, **dict(choose(spec.recipe.runtime, device, teacher)))
+    return None
+
+
+def keep(chosen: RunSpec, folder: Path) -> None:
+    """Write a resolved run down."""
     write_text(folder / NAME, chosen.model_dump_json(indent=2) + "\n")
-    return chosen
-
-
-def continues(folder: Path, spec: RunSpec) -> bool:
-    """Whether an earlier attempt in `folder` was of this run."""
-    earlier = _earlier(folder)
-    return earlier is not None and _is_choice_for(earlier, spec)
 
 
 def unfinished(folder: Path) -> bool:
     """Whether an attempt that has not ended left its work."""
-    return (folder / "checkpoints").exists()
+    return any((folder / WORK).glob("[!.]*"))
 
 
 def choose(asked: RuntimeSpec, device: torch.device, teacher: PreTrainedModel) -> RuntimeSpec:
@@ -95,10 +106,10 @@ def _attention(asked: RuntimeSpec, teacher: PreTrainedModel) -> Attention:
     return taken
 
 
-def _earlier(folder: Path) -> RunSpec | None:
+def _read(path: Path) -> RunSpec | None:
     try:
-        return RunSpec.model_validate_json((folder / NAME).read_bytes())
-    except (FileNotFoundError, ValidationError):  # of another release: nothing to go on with
+        return RunSpec.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # of another release: nothing to go on with
         return None
 
 

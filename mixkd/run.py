@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mixkd.atomic import write_text
 from mixkd.augment import check_augmenter
+from mixkd.augment.cache import refuse_unwritable
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import DistilSpec, RunSpec
 from mixkd.export.folder import export, weights_bytes
@@ -28,7 +29,7 @@ from mixkd.report.provenance import Origins, origins
 from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
 from mixkd.resolve import NAME as RESOLVED
-from mixkd.resolve import computing, continues, resolve, unfinished
+from mixkd.resolve import WORK, computing, earlier_attempt, keep, resolve, unfinished
 from mixkd.training.control import Control
 from mixkd.training.loop import step_count
 from mixkd.training.state import Surroundings
@@ -71,21 +72,20 @@ def _run(
     check_extras(spec)
     prepared = prepare(spec, where)
     if fresh:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        (folder / RESOLVED).unlink(missing_ok=True)
-    again = continues(folder, spec)
-    resolved = resolve(spec, folder, where, prepared.teacher)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+    earlier = None if fresh else earlier_attempt(folder, spec)
+    resolved = resolve(spec, earlier, where, prepared.teacher)
     reporter.resolved(resolved.recipe.runtime)
     found = origins(resolved)
     # The report of an augmented run does not say which files its augmenters had.
-    if again and not spec.augment and (report := _finished(folder, resolved.recipe, found)) is not None:
+    if earlier and not spec.augment and (report := _finished(folder, resolved.recipe, found)) is not None:
         reporter.note("this run has ended before; start over with --fresh to have it again")
         reporter.done()
         return report
     with computing(resolved.recipe.runtime):
         if resolved.recipe.student.init != "teacher":
             make_student(prepared)  # what cannot be made is refused before hours went into the teacher
-        _refuse_changes(folder, found, reporter)
+        _begin_work(folder / WORK, resolved, found, reporter)
         return _phases(replace(prepared, spec=resolved), found, folder, reporter, control)
 
 
@@ -117,6 +117,8 @@ def check_extras(spec: RunSpec) -> None:
     """
     for number, augmenter in enumerate(spec.augment):
         check_augmenter(augmenter, spec.data, f"augment.{number}")
+    if spec.augment:
+        refuse_unwritable(cache_folder() / "augmented")
     if spec.recipe.onnx:
         refuse_missing_packages()
 
@@ -129,9 +131,14 @@ def _refuse_foreign(folder: Path, spec: RunSpec) -> None:
             raise RefusedError(
                 Problem("dir", f"its `student` is this run's own {field}", folder.name, "name another folder")
             )
-    ours = (folder / RESOLVED).exists() or (folder / "report.json").exists()
-    theirs = [name for name in ("student", "checkpoints", "README.md") if (folder / name).exists()]
-    if theirs and not ours and not unfinished(folder):
+    files, folders = (RESOLVED, "report.json", "README.md"), ("student", "curves", WORK)
+    odd = [name for name in files if (folder / name).is_dir()]
+    odd += [name for name in folders if (folder / name).exists() and not (folder / name).is_dir()]
+    ours = (folder / RESOLVED).exists() or (folder / "report.json").exists() or unfinished(folder)
+    theirs = odd or [
+        name for name in ("student", "curves", "README.md") if not ours and (folder / name).exists()
+    ]
+    if theirs:
         raise RefusedError(
             Problem("dir", f"it holds `{theirs[0]}`, which no run has made there", folder.name,
                     "name a new folder")
@@ -139,7 +146,11 @@ def _refuse_foreign(folder: Path, spec: RunSpec) -> None:
 
 
 def _clear_away(folder: Path) -> None:
-    """Remove what an export that was killed here left: `mkdtemp` ends its names in eight characters."""
+    """Remove what an export that was killed here left, and what is of the student that will be replaced."""
+    for name in (RESOLVED, "report.json", "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "curves", ignore_errors=True)
+    # `mkdtemp` ends its names in eight characters.
     for left in folder.glob(".student-????????*"):
         if re.fullmatch(r"\.student-[a-z0-9_]{8}(-old)?", left.name):
             shutil.rmtree(left, ignore_errors=True)
@@ -161,27 +172,28 @@ def _finished(folder: Path, recipe: DistilSpec, found: Origins) -> Report | None
     return report if made_of == (recipe, found.files, found.models) else None
 
 
-def _refuse_changes(folder: Path, found: Origins, reporter: Reporter) -> None:
-    """Whoever goes on must go on from the same files; other versions may round in another way."""
-    path = folder / "checkpoints" / "origins.json"
+def _begin_work(work: Path, resolved: RunSpec, found: Origins, reporter: Reporter) -> None:
+    """Note what is worked on, before the first checkpoint. Whoever goes on must go on from the same files."""
+    path = work / "origins.json"
     if path.exists():
         try:
             before = Origins.model_validate_json(path.read_bytes())
-        except ValidationError:
+        except (OSError, ValidationError):
             before = None  # torn, or of another release: it cannot be told what the work was made from
         if before is None or before.model_copy(update={"versions": found.versions}) != found:
             raise RefusedError(
-                Problem("dir", "the data or a model has changed since the run was interrupted", folder.name,
-                        "bring the old files back, or start over with --fresh")
+                Problem("dir", "the data or a model has changed since the run was interrupted",
+                        work.parent.name, "bring the old files back, or start over with --fresh")
             )  # fmt: skip
-        if before.versions != found.versions:
+        if before.versions != found.versions:  # they may round in another way
             reporter.note("libraries have changed since the run was interrupted: the last bits may differ")
-    path.parent.mkdir(exist_ok=True)
+    work.mkdir(exist_ok=True)
+    keep(resolved, work)
     write_text(path, found.model_dump_json(indent=2) + "\n")
 
 
 def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter, control: Control) -> Report:
-    spec, work = prepared.spec, folder / "checkpoints"
+    spec, work = prepared.spec, folder / WORK
     logbook = Logbook(work / "metrics.jsonl")
     reporter = reporter.heard_by(logbook.note)
 
@@ -237,6 +249,7 @@ def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter
     )
     write_card(report, folder / "student")
     write_report(report, folder)
+    keep(spec, folder)
     shutil.rmtree(work, ignore_errors=True)
     reporter.done()
     return report

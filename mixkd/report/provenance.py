@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
+from mixkd.augment import translator
 from mixkd.contract.data_spec import SetName
+from mixkd.contract.folder import wanted
 from mixkd.contract.spec import RunSpec
 from mixkd.contract.strict import Strict
 
@@ -24,7 +26,7 @@ class FileCard(Strict):
 
 
 class Fingerprints(Strict):
-    """SHA-256 over the sorted `[name, SHA-256]` of all files in a model's folder, as JSON without spaces."""
+    """SHA-256 over the sorted `[name, SHA-256]` of the files that loading a model reads, as compact JSON."""
 
     teacher: str
     student: str | None = Field(description="of the folder that the student came from; null: there was none")
@@ -42,7 +44,7 @@ class Origins(Strict):
 def origins(spec: RunSpec) -> Origins:
     """Of a run; every file is read once."""
     augmenters = {
-        f"augment.{number}.{name}": folder_digest(path) if path.is_dir() else _digest(path)
+        f"augment.{number}.{name}": translator.fingerprint(path) if path.is_dir() else _digest(path)
         for number, augmenter in enumerate(spec.augment)
         for name, path in augmenter
         if isinstance(path, Path)
@@ -67,11 +69,9 @@ def fingerprints(spec: RunSpec) -> Fingerprints:
 
 
 def folder_digest(folder: Path) -> str:
-    """One SHA-256 for all files below a folder and their names; hidden ones do not count."""
+    """One SHA-256 for the files of a model's folder that loading it reads, and their names."""
     files = sorted(
-        (path.relative_to(folder).as_posix(), _digest(path))
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        (path.name, _digest(path)) for path in folder.iterdir() if wanted(path.name) and path.is_file()
     )
     return hashlib.sha256(json.dumps(files, separators=(",", ":")).encode()).hexdigest()
 

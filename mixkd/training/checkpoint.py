@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,25 @@ class Checkpoints:
     fingerprint: str
     keep: int
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def newest(
+        self, makes_sense: Callable[[dict[str, Any]], bool] = lambda _facts: True
+    ) -> tuple[Checkpoint | None, list[str]]:
         """The newest that can be trusted, and what is wrong with each newer one.
 
         What a killed process left half-written is cleared away.
+
+        Args:
+            makes_sense: whether a training can go on from such facts.
         """
         problems: list[str] = []
         for left in self.folder.glob(f"{_SCRATCH}*"):
             shutil.rmtree(left, ignore_errors=True)
         for folder in self._all():
             try:
-                return self._check(folder), problems
+                found = self._check(folder)
+                if makes_sense(found.facts):
+                    return found, problems
+                problems.append(f"checkpoint {folder.name} is not used: its facts cannot be of this training")
             except _UnusableError as error:
                 problems.append(f"checkpoint {folder.name} is not used: {error}")
         return None, problems

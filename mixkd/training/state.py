@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mixkd.batching import batch_count
 from mixkd.classifier import ready_to_answer
 from mixkd.contract.data_spec import MetricName, Task
 from mixkd.contract.messages import Phase
@@ -81,13 +82,13 @@ class Outcome(Strict):
 class State(BaseModel):
     """All that a training knows beside its tensors: it goes into the checkpoints as JSON."""
 
-    step: int = 0  # steps made
-    micro_batch: int | None
+    step: int = Field(0, ge=0)  # steps made
+    micro_batch: int | None = Field(ge=1)
     best: Scores | None = None
-    best_step: int = 0
-    misses: int = 0  # evaluations since the best one
+    best_step: int = Field(0, ge=0)
+    misses: int = Field(0, ge=0)  # evaluations since the best one
     sums: dict[str, float] = {}  # of each number since the last metric
-    count: int = 0
+    count: int = Field(0, ge=0)
     scaler: dict[str, int | float] = {}
     notes: list[str] = []
     seconds: float = 0.0
@@ -158,12 +159,21 @@ def begin(
         scaler=torch.amp.GradScaler(around.device.type, enabled=around.precision == "fp16"),
         state=State(micro_batch=around.runtime.micro_batch),
     )
-    found, problems = training.checkpoints.newest()
+    steps = spec.epochs * batch_count(len(data.train), spec.batch_size)
+    found, problems = training.checkpoints.newest(lambda facts: _is_state(facts, steps))
     for problem in problems:
         around.reporter.note(problem)
     if found is not None:
         _resume(training, found)
     return training
+
+
+def _is_state(facts: dict[str, Any], steps: int) -> bool:
+    """Whether facts are what a training of so many steps knows at one of them."""
+    try:
+        return State.model_validate(facts).step <= steps
+    except ValidationError:
+        return False
 
 
 def _resume(training: Training, found: Checkpoint) -> None:

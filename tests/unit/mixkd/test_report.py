@@ -183,17 +183,17 @@ def test_its_files_are_there_whole_and_readable(build: Build, tmp_path: Path) ->
 # -- where it comes from -----------------------------------------------------------------------------------
 
 
-def test_a_folders_digest_knows_names_and_bytes_and_not_what_is_hidden(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a").write_text("1")
-    (tmp_path / "sub" / "b").write_text("2")
+def test_a_folders_digest_knows_names_and_bytes_of_what_is_loaded_and_of_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("1")
+    (tmp_path / "config.json").write_text("2")
     first = folder_digest(tmp_path)
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache" / "c").write_text("3")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("3")
+    (tmp_path / "README.md").write_text("4")
     assert folder_digest(tmp_path) == first
-    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "vocab.txt").rename(tmp_path / "vocab.json")
     renamed = folder_digest(tmp_path)
-    (tmp_path / "c").write_text("4")
+    (tmp_path / "vocab.json").write_text("5")
     assert len({first, renamed, folder_digest(tmp_path)}) == 3
 
 

@@ -1,6 +1,8 @@
 """A training that is killed, at whatever point and however often, ends with the bits of one that is not."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -336,6 +338,25 @@ def test_damaged_best_weights_cost_one_checkpoint_only(tmp_path: Path) -> None:
     flip(tmp_path / "step-00000007" / "best.safetensors")
     found = attempt(Case(), tmp_path, metrics, lambda: None)
     assert [note.partition(" is not")[0] for note in found.notes] == ["checkpoint step-00000007"]
+    same(found, Case())
+
+
+@pytest.mark.parametrize(
+    "facts", [{"step": STEPS + 1}, {"step": -1}, {"step": "x"}, {"micro_batch": 0}, {"outcome": 3}]
+)
+def test_facts_that_no_training_can_have_are_told_and_not_used(
+    facts: dict[str, object], tmp_path: Path
+) -> None:
+    metrics: dict[int, dict[str, float]] = {}
+    with pytest.raises(Killed):
+        attempt(Case(), tmp_path, metrics, Trouble("step", 8).at_step)
+    path = tmp_path / "step-00000007" / "state.json"
+    state = json.loads(path.read_bytes())
+    state["content"]["facts"] |= facts
+    canonical = json.dumps(state["content"], sort_keys=True)
+    path.write_text(json.dumps(state | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
+    found = attempt(Case(), tmp_path, metrics, lambda: None)
+    assert [note.partition(":")[0] for note in found.notes] == ["checkpoint step-00000007 is not used"]
     same(found, Case())
 
 

@@ -238,7 +238,7 @@ def test_a_second_run_replaces_the_first_ones_student(
     assert weights_bytes(model) == (tmp_path / "student" / "model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("name", ["student", "checkpoints", "README.md"])
+@pytest.mark.parametrize("name", ["student", "curves", "checkpoints", "README.md"])
 def test_what_somebody_else_has_in_the_folder_is_not_written_over(
     make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, name: str
 ) -> None:
@@ -260,8 +260,20 @@ def test_a_run_does_not_replace_its_own_teacher(
         run(make_spec(teacher=tmp_path / "student"), tmp_path, reporter, "cpu")
 
 
-def test_a_device_that_is_not_there_is_refused(
-    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "mps", "nonsense"])
+def test_a_device_that_is_not_there_or_of_no_use_is_refused(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, device: str
 ) -> None:
-    with pytest.raises(RefusedError, match="cuda:99"):
-        run(make_spec(), tmp_path, reporter, "cuda:99")
+    with pytest.raises(RefusedError, match=device) as caught:
+        run(make_spec(), tmp_path, reporter, device)
+    assert caught.value.problems[0].field == "device"
+
+
+@pytest.mark.parametrize("name", ["resolved.json", "report.json", "README.md"])
+def test_a_folder_where_a_file_belongs_is_refused(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(RefusedError, match=name) as caught:
+        run(make_spec(), tmp_path, reporter, "cpu")
+    assert caught.value.problems[0].field == "dir"

@@ -219,6 +219,17 @@ def test_texts_without_labels_become_training_rows_of_the_student(
     assert list((tmp_path / "cache" / "augmented").iterdir()) != []  # another run finds them there
 
 
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_trained(
+    make_spec: MakeSpec, tmp_path: Path, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "red"}\n')
+    monkeypatch.setenv("MIXKD_CACHE", str(tmp_path / "texts.jsonl"))
+    spec = make_spec().model_dump() | {"augment": [{"kind": "unlabelled", "file": tmp_path / "texts.jsonl"}]}
+    with pytest.raises(RefusedError, match="MIXKD_CACHE"):
+        run(RunSpec.model_validate(spec), tmp_path, reporter, "cpu")
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_limited_data_is_what_both_models_learn_from(
     make_spec: MakeSpec, tmp_path: Path, reporter: Reporter
 ) -> None:

@@ -1,5 +1,6 @@
 """A run that was killed anywhere goes on in its folder and ends as if nothing had happened."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -290,13 +291,15 @@ def test_what_a_killed_export_left_is_gone_afterwards(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["{", ""])
+@pytest.mark.parametrize("damage", ["{", "", None])
 def test_a_damaged_note_of_the_files_is_not_trusted(
-    spec: RunSpec, reporter: Reporter, tmp_path: Path, damage: str
+    spec: RunSpec, reporter: Reporter, tmp_path: Path, damage: str | None
 ) -> None:
     with pytest.raises(Killed):
         run(spec, tmp_path, killed_at("teach", 5), "cpu")
-    (tmp_path / "checkpoints" / "origins.json").write_text(damage)
+    note = tmp_path / "checkpoints" / "origins.json"
+    note.unlink()
+    note.mkdir() if damage is None else note.write_text(damage)
     with pytest.raises(RefusedError, match="has changed"):
         run(spec, tmp_path, reporter, "cpu")
 
@@ -320,6 +323,64 @@ def test_the_student_of_another_recipe_is_not_handed_out(
     assert student(out) != student(whole)
 
 
+def test_what_is_in_the_folder_belongs_together_until_the_new_student_is_there(
+    spec: RunSpec, whole: Path, make_spec: MakeSpec, reporter: Reporter, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    before = {name: (out / name).read_bytes() for name in ("resolved.json", "report.json")}
+    with pytest.raises(Killed):
+        run(make_spec(seed=9), out, killed_at("distil", 3), "cpu")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert student(out) == student(whole)
+    with pytest.raises(RefusedError, match="another run"):
+        run(spec, out, reporter, "cpu")
+    run(make_spec(seed=9), out, reporter, "cpu")
+    assert RunSpec.model_validate_json((out / "resolved.json").read_bytes()).recipe.seed == 9
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_an_export_that_fails_leaves_no_report_of_another_student(
+    whole: Path, make_spec: MakeSpec, reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mixkd.run.write_card", full)
+    with pytest.raises(OSError, match="No space"):
+        run(make_spec(seed=9), out, reporter, "cpu")
+    assert student(out) != student(whole)
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "student"]
+
+
+def test_a_run_within_its_teachers_folder_can_go_on(
+    spec: RunSpec, whole: Path, encoder_folder: Path, reporter: Reporter, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(encoder_folder, teacher)
+    inside = spec.model_copy(update={"teacher": teacher})
+    (teacher / "run").mkdir()
+    with pytest.raises(Killed):
+        run(inside, teacher / "run", killed_at("distil", 3), "cpu")
+    run(inside, teacher / "run", reporter, "cpu")
+    assert student(teacher / "run") == student(whole)
+
+
+def test_a_log_that_is_no_file_costs_the_curves_only(
+    spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        run(spec, tmp_path, killed_at("distil", 3), "cpu")
+    (tmp_path / "checkpoints" / "metrics.jsonl").unlink()
+    (tmp_path / "checkpoints" / "metrics.jsonl").mkdir()
+    report = run(spec, tmp_path, reporter, "cpu")
+    assert report.curves == []
+    assert student(tmp_path) == student(whole)
+
+
 @pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
 def test_a_run_whose_student_is_not_whole_has_not_ended(
     spec: RunSpec, whole: Path, reporter: Reporter, tmp_path: Path, lost: str
@@ -336,7 +397,7 @@ def test_checkpoints_of_a_run_that_nothing_describes_are_not_gone_on_from(
 ) -> None:
     with pytest.raises(Killed):
         run(spec, tmp_path, killed_at("distil", 3), "cpu")
-    (tmp_path / "resolved.json").unlink()
+    (tmp_path / "checkpoints" / "resolved.json").unlink()
     with pytest.raises(RefusedError, match="another run"):
         run(spec, tmp_path, reporter, "cpu")
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkd.augment.cache import digest, remembered
+from mixkd.augment.cache import digest, refuse_unwritable, remembered
+from mixkd.contract.problems import RefusedError
 
 VALUES = [["ein\nText", True], 0.1 + 0.2, {"text": "ü \u2028", "label": None}]
 
@@ -124,3 +125,18 @@ def test_an_entry_can_be_read_with_nothing_but_json(cache):
     manifest, *values = map(json.loads, path.read_text().splitlines())
     assert manifest["made_from"] == {"n": 1}
     assert values == VALUES
+
+
+def test_a_folder_in_the_place_of_an_entry_costs_the_entry_only(cache):
+    (cache / f"{digest({'n': 1})}.jsonl").mkdir(parents=True)
+    assert remembered(cache, {"n": 1}, lambda: VALUES) == VALUES
+
+
+def test_what_cannot_be_kept_is_still_handed_out_and_refused_before(tmp_path):
+    (tmp_path / "file").touch()
+    assert remembered(tmp_path / "file" / "cache", {"n": 1}, lambda: VALUES) == VALUES
+    with pytest.raises(RefusedError) as caught:
+        refuse_unwritable(tmp_path / "file" / "cache")
+    assert caught.value.problems[0].field == "MIXKD_CACHE"
+    refuse_unwritable(tmp_path / "new" / "cache")
+    assert list((tmp_path / "new" / "cache").iterdir()) == []
