@@ -148,8 +148,4 @@ def _translated(
     return found
 
 
-def _most(rows: Sequence[Row], _spec: BackTranslation, _data: DataSpec) -> int:
-    return len(rows)
-
-
-AUGMENTER = Augmenter(_VERSION, _check, _made_from, _make, _most)
+AUGMENTER = Augmenter(_VERSION, _check, _made_from, _make)

@@ -50,9 +50,13 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
+def _one_each(rows: Sequence[Row], _spec: object, _data: DataSpec) -> int:
+    return len(rows)
+
+
 @dataclass(frozen=True)
 class Augmenter(Generic[Spec]):
-    """Four functions, and a number to raise when they begin to make other rows.
+    """What an augmenter does, and a number to raise when they begin to make other rows.
 
     A refusal names the fields of the spec alone; the seam puts the name of the augmenter before them.
     """
@@ -64,8 +68,8 @@ class Augmenter(Generic[Spec]):
     """By field, the SHA-256 of what decides the new rows besides settings, real rows and seed."""
     make: Callable[[Sequence[Row], Spec, Mapping[str, str], Context], Made]
     """From real rows, the spec and what `made_from` said."""
-    most: Callable[[Sequence[Row], Spec, DataSpec], int]
-    """How many rows it can make of the real rows, known before it makes any."""
+    most: Callable[[Sequence[Row], Spec, DataSpec], int] = _one_each
+    """How many rows it can make of the real rows, known before it makes any: for an estimate."""
 
 
 @contextmanager
