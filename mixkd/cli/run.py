@@ -50,13 +50,16 @@ def _run(given: argparse.Namespace, control: Control) -> int:
     except BrokenPipeError:  # nobody reads the messages any more; 0 would say that there is a student
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's exit flushes once more
         return 1
+    except RefusedError as refused:
+        # A supervisor knows the fields of a job, whoever wrote a spec those of a spec.
+        reporter.failed(explain(refused if given.pipe is not None else show.as_a_spec_says(refused)))
+        if not on_terminal:  # which has shown it already
+            show.refusals(refused)
+        return 1
     except Exception as error:
         failed = explain(error)
         reporter.failed(failed)
-        if isinstance(error, RefusedError):
-            if not on_terminal:  # which has shown it already
-                show.refusals(error)
-        elif failed.cause == "internal":  # any other cause is told in full
+        if failed.cause == "internal":  # any other cause is told in full
             traceback.print_exc()
         return 1
     return 0

@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from mixkd.contract.messages import Failed
 from mixkd.contract.problems import Problem, RefusedError
+from mixkd.printable import printable
+
+_OF_A_SPEC = {"dataset_id": "data"}  # what the service calls a field, and what a spec does
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Table:
 def answer(document: BaseModel, tables: Sequence[Table], *, as_json: bool) -> None:
     """Write a command's answer to standard output."""
     if as_json or not sys.stdout.isatty():
-        print(document.model_dump_json())  # noqa: T201 - a command's answer
+        print(printable(document.model_dump_json()))  # noqa: T201 - a command's answer
         return
     from rich import box
     from rich.console import Console
@@ -34,9 +37,9 @@ def answer(document: BaseModel, tables: Sequence[Table], *, as_json: bool) -> No
     for table in tables:
         drawn = Drawn(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
         for number, name in enumerate(table.head):
-            drawn.add_column(name, justify="right" if number else "left")
+            drawn.add_column(printable(name), justify="right" if number else "left")
         for row in table.rows:
-            drawn.add_row(*row)
+            drawn.add_row(*map(printable, row))
         console.print(drawn, markup=False)
 
 
@@ -54,8 +57,14 @@ def busy(what: str, *, as_json: bool) -> Iterator[None]:
 
 def refusals(refused: RefusedError) -> None:
     """Write each problem on a line of its own to standard error: `field: problem (remedy)`."""
-    for problem in refused.problems:
+    for problem in as_a_spec_says(refused).problems:
         _complain(problem.field, problem.problem, problem.remedy)
+
+
+def as_a_spec_says(refused: RefusedError) -> RefusedError:
+    """The same refusal with the fields that a spec has, where a job of the service has others."""
+    named = [(problem, _OF_A_SPEC.get(problem.field, problem.field)) for problem in refused.problems]
+    return RefusedError(*(replace(problem, field=field) for problem, field in named))
 
 
 def failure(failed: Failed) -> None:
@@ -65,7 +74,7 @@ def failure(failed: Failed) -> None:
 
 def _complain(where: str, what: str, remedy: str | None) -> None:
     line = f"{where}: {what}" + (f" ({remedy})" if remedy else "")
-    print(" ".join(line.splitlines()), file=sys.stderr)  # noqa: T201 - likewise
+    print(printable(" ".join(line.splitlines())), file=sys.stderr)  # noqa: T201 - likewise
 
 
 def unwritable(field: str, path: Path, error: OSError) -> RefusedError:

@@ -4,10 +4,12 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from mixkd.printable import printable
+
 
 def plain(text: str) -> str:
     """Text that Markdown, tables and HTML take for nothing but text, on one line."""
-    readable = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    readable = printable(" ".join(text.splitlines()))
     return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(readable, quote=False))
 
 

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from mixkd.augment.card import AugmentCard
 from mixkd.data import SetsUsed
 from mixkd.export.onnx_check import OnnxCard
+from mixkd.printable import printable
 from mixkd.report.card import curves_of, model_card
 from mixkd.report.markdown import plain
 from mixkd.report.schema import Report
@@ -27,6 +28,7 @@ HOSTILE = (
     "*stars* _lines_ [a](b) ![c](d) $e$ ~~f~~ \\| \\",
     "--- &amp; ---",
     "\x00\x1b[31m\u2028",
+    "\u202egnorw\u202c",
     "{{ jinja }} {% raw %}",
 )
 
@@ -117,7 +119,8 @@ def test_a_label_is_text_whatever_is_in_it(build: Build, label: str) -> None:
     text = model_card(build(labels=["red", label, "blue"]), [])
     page = read(text)
     assert "script" not in page.tags
-    shown = " ".join(label.replace("\x00", " ").replace("\x1b", " ").split())
+    assert not set("\x00\x1b\u202e") & set(text)
+    shown = " ".join(printable(" ".join(label.splitlines())).split())
     assert shown in [" ".join(cells[0].split()) for cells in page.rows if cells]
     ModelCard(text)
 
@@ -126,6 +129,20 @@ def test_an_onnx_file_that_was_left_out_says_why(build: Build) -> None:
     left_out = OnnxCard(variant="int8", kept=False, reason="it answers | otherwise")
     page = read(model_card(build(onnx=[left_out]), []))
     assert ["int8", "left out: it answers | otherwise", "", "", ""] in page.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;title\x07", "\\u001b]0;title\\u0007"),
+        ("\x9b31m", "\\u009b31m"),
+        ("abc\u202egpj\u2066", "abc\\u202egpj\\u2066"),
+        ("half \udc80", "half \\udc80"),
+        ("naïve 日本語 می\u200cخواهم 👩\u200d🔬\t\u00a0", "naïve 日本語 می\u200cخواهم 👩\u200d🔬\t\u00a0"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_instead(text: str, shown: str) -> None:
+    assert printable(text) == shown
 
 
 def test_plain_text_is_one_line() -> None:
