@@ -17,17 +17,22 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     A folder that lies there already is replaced.
     """
     with replacing(folder) as scratch:
-        model.save_pretrained(scratch)
-        # How it was loaded here is nothing that its next user should inherit.
-        for note in ("local_files_only", "is_local", "name_or_path"):
-            tokenizer.init_kwargs.pop(note, None)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            backend.no_padding()
-            backend.no_truncation()
-        tokenizer.save_pretrained(scratch)
-        for file in scratch.iterdir():
-            file.chmod(0o644)  # safetensors makes its file unreadable to all but its owner
+        write(model, tokenizer, scratch)
+
+
+def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write config.json, model.safetensors and the tokeniser's files into an empty folder."""
+    model.save_pretrained(folder)
+    # How it was loaded here is nothing that its next user should inherit.
+    for note in ("local_files_only", "is_local", "name_or_path"):
+        tokenizer.init_kwargs.pop(note, None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+    tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors makes its file unreadable to all but its owner
 
 
 @contextmanager
@@ -40,13 +45,10 @@ def replacing(folder: Path) -> Iterator[Path]:
         scratch.chmod(0o755)
         if folder.exists():
             folder.rename(old)
-        try:
-            scratch.rename(folder)
-        except BaseException:
-            if old.exists():
-                old.rename(folder)  # better the one that was there than none
-            raise
+        scratch.rename(folder)
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)  # better the one that was there than none
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

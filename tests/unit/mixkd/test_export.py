@@ -90,6 +90,24 @@ def test_the_size_of_the_weights_is_known_before_they_are_written(kind: str, tmp
     assert weights_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ship").mkdir()
+    (tmp_path / "ship" / "old").touch()
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> None:
+        rename(path, target)
+        if target.name.endswith("-old"):
+            raise SystemExit(143)  # a signal comes between the two
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(SystemExit), replacing(tmp_path / "ship"):
+        pass
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["ship", "ship/old"]
+
+
 def test_replacing_a_folder_touches_nothing_else_beside_it(tmp_path: Path) -> None:
     """Whatever begins like a scratch folder's name: it may be another export's, or somebody's own."""
     for name in (".ship-notes", ".ship-abcd1234"):
