@@ -43,11 +43,12 @@ def main(given: argparse.Namespace) -> int:
         RefusedError: the model or the data cannot be used, or they do not go together.
         NotFiniteError: the model answers with NaN or infinity.
     """
-    data, max_length = labelled_data(given)
+    data, of_spec = labelled_data(given)
     names = chosen_sets(data, given.set)
     quiet_libraries()
     device = find_device(given.device)
-    classifier = load(given.model, device, given.max_length or max_length)
+    max_length = of_spec if given.max_length is None else given.max_length
+    classifier = load(given.model, device, max_length)
     data = as_the_model_says(data, classifier, given)
     with busy("answering …", as_json=given.json):
         sets = {name: _scores(data, name, classifier) for name in names}

@@ -2,8 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mixkd.contract.data_spec import DataFormat, Task
 
@@ -16,10 +17,13 @@ command line itself is wrong; 143 after SIGTERM."""
 
 _DATA = "a run's spec (.json), a file of labelled texts, or with --glue a folder"
 
+_OF_A_FILE = ("format", "text", "text_pair")
+_OF_DATA = ("glue", "set", *_OF_A_FILE, "label", "task", "max_length")
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="python -m mixkd", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -30,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--dir", type=Path, required=True, metavar="DIR", help="where student/ and report.json go"
     )
     run.add_argument("--fresh", action="store_true", help="begin anew where --dir has an interrupted run")
-    run.add_argument("--pipe", type=int, metavar="FD", help="send messages there, die with the parent")
+    run.add_argument("--pipe", type=_writable, metavar="FD", help="send messages there, die with the parent")
     _device(run)
     _json(run)
 
@@ -60,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _columns(predict)
     _device(predict)
     _max_length(predict)
+    predict.idle_where("input", "-", _OF_A_FILE, "it is for a file, and standard input has a text a line")
 
     export = _command(commands, "export", "write a model's folder anew, as plain transformers loads it")
     export.add_argument("model", type=Path, metavar="MODEL", help="a model's folder")
@@ -70,12 +75,46 @@ def parser() -> argparse.ArgumentParser:
     _labelled_data(export)
     _max_length(export)
     _json(export)
+    export.idle_where("data", None, _OF_DATA, "it is for the data of --onnx DATA, which is not given")
     return top
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
-) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses flags which would do nothing."""
+
+    _idle: tuple[str, object, Sequence[str], str] | None = None
+
+    def idle_where(self, name: str, value: object, flags: Sequence[str], why: str) -> None:
+        """Refuse these flags where the argument `name` has this value."""
+        self._idle = name, value, flags, why
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        given, rest = super().parse_known_args(args, namespace)
+        if self._idle is not None:
+            name, value, flags, why = self._idle
+            told = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(given, flag) is not None]
+            if told and getattr(given, name) == value:
+                self.error(f"{', '.join(told)}: {why}")
+        return given, rest
+
+
+def _length(text: str) -> int:
+    """How many tokens a row may have; the most is the model's to say."""
+    if not text.isascii() or not text.isdigit() or int(text) < 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 4")
+    return int(text)
+
+
+def _writable(text: str) -> int:
+    """A descriptor that this process was given to write to."""
+    try:
+        os.write(int(text), b"")
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a descriptor that is open for writing") from None
+    return int(text)
+
+
+def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, does: str) -> _Parser:
     return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
 
 
@@ -98,7 +137,7 @@ def _device(command: argparse.ArgumentParser) -> None:
 
 def _max_length(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--max-length", type=int, metavar="N", help="tokens a row; else as the spec says, else 128"
+        "--max-length", type=_length, metavar="N", help="tokens a row; else as the spec says, else 128"
     )
 
 

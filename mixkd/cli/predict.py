@@ -17,7 +17,9 @@ from mixkd.contract.readers import MAX_ROW_BYTES
 from mixkd.contract.rows import Row, read_rows
 from mixkd.predict import load, predict
 from mixkd.prepare import find_device
+from mixkd.printable import printable
 from mixkd.quiet import quiet_libraries
+from mixkd.training.control import Control
 
 
 def main(given: argparse.Namespace) -> int:
@@ -28,12 +30,13 @@ def main(given: argparse.Namespace) -> int:
             before it may be written by then; a file with a part of the answers is not left behind.
         NotFiniteError: the model answers with NaN or infinity.
     """
+    Control().install()  # SIGTERM ends it after it has tidied up
     texts = _lines() if given.input == "-" else _rows(given)
     quiet_libraries()
     classifier = load(given.model, find_device(given.device), given.max_length)
     with _output(given.output) as output:
         for found in predict(classifier.model, classifier.tokenizer, texts, max_length=classifier.max_length):
-            output.write(found.model_dump_json() + "\n")
+            output.write(printable(found.model_dump_json()) + "\n")
     return 0
 
 

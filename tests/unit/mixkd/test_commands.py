@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from transformers import AutoModelForSequenceClassification, BertTokenizer, PreT
 
 from mixkd.__main__ import main
 from mixkd.classifier import labels_of
+from mixkd.cli import export as export_command
 from mixkd.contract.data_spec import DataSpec
 from mixkd.contract.rows import read_rows
 from mixkd.contract.spec import RunSpec
 from mixkd.data import encode
 from mixkd.evaluate import answers
 from mixkd.export.folder import export
+from mixkd.export.onnx_check import OnnxCard
 from mixkd.randomness import generator
 from mixkd.report.judgement import judge_set
 
@@ -231,10 +234,109 @@ def test_onnx_is_checked_on_rows_of_the_data(
     assert found["onnx"][0]["check"]["rows"] == 13
 
 
-def test_export_does_not_replace_what_is_no_model(
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_export_replaces_what_an_earlier_one_wrote_and_nothing_else(
     classifier_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    assert main(["export", str(classifier_folder), "--dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("dir: it is there and is not a model's folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    out = tmp_path / "out"
+    command = ["export", str(classifier_folder), "--dir", str(out)]
+    assert main(command) == 0
+    assert main(command) == 0
+    capsys.readouterr()
+
+    def is_refused(problem: str) -> None:
+        before = contents(tmp_path)
+        assert main(command) == 1
+        assert capsys.readouterr().err.startswith(f"dir: {problem}")
+        assert contents(tmp_path) == before
+
+    others = "it holds more or other files than an earlier export wrote"
+    (out / "thesis.tex").write_text("years of work")
+    is_refused(others)
+    (out / "thesis.tex").unlink()
+    (out / "config.json").write_text((out / "config.json").read_text() + " ")  # somebody went on from it
+    is_refused(others)
+    (out / "export.json").write_text('{"sha256": "of another tool"}')
+    is_refused(others)
+    shutil.rmtree(out)
+    shutil.copytree(classifier_folder, out)  # a model, but no export
+    is_refused(others)
+    command[1] = str(out)
+    is_refused("MODEL lies in it")
+
+
+def test_an_export_without_a_good_onnx_file_leaves_the_earlier_one(
+    classifier_folder: Path,
+    data: DataSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["export", str(classifier_folder), "--dir", str(tmp_path / "copy")]
+    assert main(command) == 0
+    before = contents(tmp_path)
+    bad = [OnnxCard(variant="fp32", kept=False, reason="it answers otherwise")]
+    monkeypatch.setattr(export_command, "export_onnx", lambda *_, **__: bad)
+    assert main([*command, "--onnx", str(data.files["test"])]) == 1
+    assert capsys.readouterr().err.startswith("onnx: no file is good. fp32: it answers otherwise (")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("predict MODEL - --format csv --text a", "--format, --text: it is for a file"),
+        ("export MODEL --dir DIR --glue sst2 --set test", "--glue, --set: it is for the data of --onnx"),
+        ("export MODEL --dir DIR --max-length 16", "--max-length: it is for the data of --onnx"),
+        ("evaluate MODEL DATA --max-length 0", "argument --max-length: '0' is not a number of at least 4"),
+        ("run SPEC --dir DIR --pipe 99", "argument --pipe: '99' is not a descriptor that is open"),
+        ("run SPEC --dir DIR --pipe -1", "argument --pipe: '-1' is not a descriptor that is open"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_an_error_of_the_command_line(
+    capsys: pytest.CaptureFixture[str], line: str, problem: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert f"{line.split(maxsplit=1)[0]}: error: {problem}" in capsys.readouterr().err
+
+
+def test_a_problem_with_the_data_is_named_as_in_the_spec(
+    spec_file: Callable[..., Path], classifier_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service calls it `dataset_id`; the classifier knows other labels than this data."""
+    path = spec_file(teacher=classifier_folder)
+    spec = json.loads(path.read_text())
+    data = path.with_name("other.jsonl")
+    data.write_text("".join(f'{{"text": "word{n}", "label": "l{n % 2}"}}\n' for n in range(20)))
+    spec["data"]["files"] = {"train": str(data)}
+    path.write_text(json.dumps(spec))
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().err.startswith("data: labels that the teacher does not know")
+
+
+def test_a_label_does_not_command_the_terminal(
+    spec_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spec_file()
+    spec = json.loads(path.read_text())
+    data = path.with_name("other.jsonl")
+    labels = ("red\x1b[2J", "\u202eder")
+    rows = [{"text": f"word{n}", "label": labels[n % 2]} for n in range(20)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec["data"]["files"] = {"train": str(data)}
+    path.write_text(json.dumps(spec))
+    assert main(["validate", str(path)]) == 0
+    as_json = capsys.readouterr().out
+    assert set(json.loads(as_json)["data"]["labels"]) == set(labels)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["validate", str(path)]) == 0
+    for said in (as_json, capsys.readouterr().out):
+        assert "red\\u001b[2J" in said
+        assert "\\u202eder" in said
+        assert "\x1b[2J" not in said
+        assert "\u202e" not in said

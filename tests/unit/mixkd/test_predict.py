@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,6 +197,22 @@ def test_a_file_of_answers_appears_whole_or_not_at_all(
     assert main(command) == 0
     assert len(answers.read_text().splitlines()) == 600
     assert capsys.readouterr().out == ""
+
+
+def test_sigterm_leaves_no_part_of_a_file_behind(classifier_folder: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    command = ["predict", str(classifier_folder), "-", "--output", str(answers)]
+    with subprocess.Popen([sys.executable, "-m", "mixkd", *command], stdin=subprocess.PIPE) as process:
+        try:
+            for _ in range(600):
+                time.sleep(0.1)
+                if any(tmp_path.iterdir()):  # the answers so far, while texts may still come
+                    break
+            process.terminate()
+            assert process.wait(30) == 143
+        finally:
+            process.kill()
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rows", [5, 5000])  # written at the end; while there are more
