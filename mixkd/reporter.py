@@ -21,6 +21,7 @@ from mixkd.contract.messages import (
     encode,
 )
 from mixkd.contract.spec import RuntimeSpec
+from mixkd.printable import printable
 
 Send = Callable[[Message], None]
 
@@ -197,13 +198,15 @@ def to_terminal() -> Send:
                     f"{computed.threads} threads"
                 )
             case Note():
-                bars.console.print(f"note: {message.detail}", markup=False, style="yellow")
+                bars.console.print(f"note: {printable(message.detail)}", markup=False, style="yellow")
             case Done():
                 complete()
                 bars.stop()
             case Failed():
                 bars.stop()
                 remedy = f" ({message.remedy})" if message.remedy else ""
-                bars.console.print(f"{message.cause}: {message.detail}{remedy}", markup=False, style="red")
+                bars.console.print(
+                    printable(f"{message.cause}: {message.detail}{remedy}"), markup=False, style="red"
+                )
 
     return send

@@ -109,6 +109,12 @@ class StudentSpec(Strict):
             raise ValueError("`config` goes with `init: config` only")
         return self
 
+    @model_validator(mode="after")
+    def _pick_where_it_counts(self) -> Self:
+        if isinstance(self.layers, tuple) and self.pick != "first":
+            raise ValueError("`pick` goes with a number of `layers` only; these are named one by one")
+        return self
+
 
 class MixupSpec(Strict):
     """Equations 4 and 5: how example pairs are interpolated."""

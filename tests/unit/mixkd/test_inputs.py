@@ -154,3 +154,13 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(
         for problem in refusal(write(tmp_path, teacher=name, data=described, recipe={"max_length": 16}))
     }
     assert fields == {"teacher", "files.test"}
+
+
+def test_an_option_that_would_do_nothing_is_refused(
+    tmp_path: Path, data: DataSpec, encoder_folder: Path
+) -> None:
+    recipe = {"max_length": 16, "student": {"layers": [0, 1], "pick": "even"}}
+    described = data.model_dump(mode="json")
+    (problem,) = refusal(write(tmp_path, teacher=str(encoder_folder), data=described, recipe=recipe))
+    assert problem.field == "recipe.student"
+    assert "`pick`" in problem.problem
