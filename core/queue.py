@@ -14,7 +14,8 @@ from core.errors import Unavailable
 if TYPE_CHECKING:
     from celery import Celery  # slow to import; the API pays for it with its first message only
 
-JOBS = "jobs"
+CPU_JOBS = "jobs.cpu"
+GPU_JOBS = "jobs.gpu"
 CONTROL = "control"
 
 WAKE = "mixkd.wake"
@@ -85,9 +86,15 @@ class Queue:
         self._broker_url = broker_url
         self._making = Lock()
 
-    def wake(self) -> None:
-        """Tell one idle worker that a job may be waiting."""
-        self._send(WAKE, JOBS)
+    def wake(self, device: str) -> None:
+        """Tell one idle worker of a kind that a job may be waiting; `any`: one of each.
+
+        Args:
+            device: what the job asks for, as `Job.device`.
+        """
+        for queue, serves in ((CPU_JOBS, ("any", "cpu")), (GPU_JOBS, ("any", "gpu"))):
+            if device in serves:
+                self._send(WAKE, queue)
 
     def import_dataset(self, dataset_id: str) -> None:
         """Ask the control worker to check an uploaded data set."""

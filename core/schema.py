@@ -27,7 +27,7 @@ def metadata() -> MetaData:
     """The tables as the code sees them, all of them."""
     import core.accounts.models
     import core.datasets.models
-    import core.jobs.models
+    import core.jobs.guard
     import core.models.models
     import core.workers.models  # noqa: F401 - importing a module adds its tables
     from core.db import Base

@@ -5,17 +5,12 @@ Every step may be done twice, or by two reconcilers at once.
 
 import logging
 
-from sqlalchemy import func, select
-
 from core.config import Settings
 from core.datasets import service as datasets
 from core.db import SessionFactory
-from core.jobs import claims
-from core.jobs.models import Job
-from core.jobs.states import JobStatus
+from core.jobs import ends, order
 from core.models import service as models
 from core.queue import Queue
-from core.workers import service as workers
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +18,7 @@ log = logging.getLogger(__name__)
 def reconcile(sessions: SessionFactory, queue: Queue, settings: Settings) -> None:
     """Do everything once."""
     expire_leases(sessions)
+    end_overdue(sessions)
     wake_workers(sessions, queue, settings)
     resume_imports(sessions, queue)
 
@@ -31,22 +27,36 @@ def expire_leases(sessions: SessionFactory) -> None:
     """Take their jobs away from workers that stopped renewing."""
     while True:
         with sessions.begin() as session:
-            ended = claims.expire_leases(session)
+            ended = ends.expire_leases(session)
         for job_id, status in ended:
             log.warning("job %s: its worker is lost; it is %s now", job_id, status)
         if not ended:
             return
 
 
+def end_overdue(sessions: SessionFactory) -> None:
+    """Fail the jobs that wait past their deadline."""
+    while True:
+        with sessions.begin() as session:
+            ended = ends.fail_overdue(session)
+        for job_id in ended:
+            log.info("job %s: its deadline has passed", job_id)
+        if not ended:
+            return
+
+
 def wake_workers(sessions: SessionFactory, queue: Queue, settings: Settings) -> None:
-    """Send one hint for each idle worker that a queued job could have."""
+    """Send a hint for each idle worker that a queued job could have.
+
+    A hint goes to any worker of a kind. So the idle ones get one each, whichever of them fits the job.
+    """
     with sessions() as session:
-        queued = session.scalars(
-            select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED)
-        ).one()
-        idle = workers.idle(session, seen_within_seconds=settings.lease_seconds)
-    for _ in range(min(queued, idle)):
-        queue.wake()
+        idle = order.idle(session, seen_within_seconds=settings.lease_seconds)
+        wanted = [worker.gpus > 0 for worker in idle if order.waiting_for(session, worker)]
+        kinds = {on_gpu: sum((worker.gpus > 0) == on_gpu for worker in idle) for on_gpu in set(wanted)}
+    for on_gpu, count in kinds.items():
+        for _ in range(count):
+            queue.wake("gpu" if on_gpu else "cpu")
 
 
 def resume_imports(sessions: SessionFactory, queue: Queue) -> None:

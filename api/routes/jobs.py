@@ -18,6 +18,7 @@ from api.schemas.jobs import (
     AttemptView,
     EventQuery,
     EventView,
+    JobChange,
     JobCreate,
     JobQuery,
     JobView,
@@ -29,7 +30,8 @@ from api.schemas.jobs import (
 from core.accounts import idempotency
 from core.errors import NotFound
 from core.ids import new_id
-from core.jobs import service
+from core.jobs import service, wishes
+from core.jobs.service import Resources
 from core.storage import StoredFile
 from mixkd.contract.problems import Problem
 
@@ -63,8 +65,10 @@ def create(
         recipe=body.recipe,
         priority=body.priority,
         max_attempts=settings.max_attempts,
+        resources=Resources(**body.resources.model_dump()),
+        deadline_seconds=body.deadline_seconds,
     )
-    after_commit(session, queue.wake)
+    after_commit(session, lambda: queue.wake(placed.job.device))
     return JobView.of(placed)
 
 
@@ -86,7 +90,41 @@ def read(job_id: Id, session: Session, principal: Principal) -> JobView:
 @router.post("/{job_id}/cancel", summary="Ask for a job's end")
 def cancel(job_id: Id, session: Session, principal: Principal) -> JobView:
     """A waiting job ends at once, a running one within seconds. Repeating this changes nothing."""
-    return JobView.of(service.cancel(session, principal.owner_id, job_id))
+    return JobView.of(wishes.cancel(session, principal.owner_id, job_id))
+
+
+@router.post("/{job_id}/pause", summary="Let a job wait")
+def pause(job_id: Id, session: Session, principal: Principal) -> JobView:
+    """A running job writes a checkpoint and frees its worker, within seconds. 409 once it has ended."""
+    return JobView.of(wishes.pause(session, principal.owner_id, job_id))
+
+
+@router.post("/{job_id}/resume", summary="Let a paused job go on")
+def resume(job_id: Id, session: Session, principal: Principal, queue: Queue) -> JobView:
+    """It is queued again, and goes on from its last checkpoint. 409 once it has ended."""
+    placed = wishes.resume(session, principal.owner_id, job_id)
+    after_commit(session, lambda: queue.wake(placed.job.device))
+    return JobView.of(placed)
+
+
+@router.post("/{job_id}/finish", summary="Finish now and keep the best")
+def finish(job_id: Id, session: Session, principal: Principal) -> JobView:
+    """The training under way stops at its next step and counts with its best weights. 409 unless it runs."""
+    return JobView.of(wishes.finish(session, principal.owner_id, job_id))
+
+
+@router.post("/{job_id}/retry", summary="Try a job again")
+def retry(job_id: Id, session: Session, principal: Principal, queue: Queue) -> JobView:
+    """One that failed or was cancelled goes on from its last checkpoint. 409 if it has succeeded."""
+    placed = wishes.retry(session, principal.owner_id, job_id)
+    after_commit(session, lambda: queue.wake(placed.job.device))
+    return JobView.of(placed)
+
+
+@router.patch("/{job_id}", summary="Change a job that waits")
+def change(job_id: Id, body: JobChange, session: Session, principal: Principal) -> JobView:
+    """Its priority. 409 once a worker has it."""
+    return JobView.of(wishes.prioritise(session, principal.owner_id, job_id, body.priority))
 
 
 @router.get("/{job_id}/events", summary="What happened to a job, oldest first")

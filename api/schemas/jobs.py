@@ -1,9 +1,10 @@
 """Jobs on the wire."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from api.schemas.common import FileEntry, Name, PageQuery, Reference, Request
 from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
@@ -14,7 +15,26 @@ from mixkd.contract.messages import Phase
 from mixkd.contract.spec import DistilSpec
 
 MOST_STEPS = 2**31 - 1  # what the database's integers hold
+MOST_SECONDS = 366 * 24 * 3600
 MOST_EVENTS = 2**53 - 1  # what every JSON reader holds
+
+
+class ResourcesBody(Request):
+    """What a worker must have to run the job."""
+
+    device: Literal["any", "cpu", "gpu"] = Field(
+        "any", description="`cpu`: a worker without a GPU; `gpu`: one with"
+    )
+    gpu_type: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .+/-]+$")] | None = Field(
+        None, description="a part of the GPU's name in any case, such as `h100`; only with `device: gpu`"
+    )
+    gpus: int = Field(1, ge=1, le=64, description="how many, at least; more than 1 only with `device: gpu`")
+
+    @model_validator(mode="after")
+    def _only_a_gpu_has_a_type(self) -> "ResourcesBody":
+        if self.device != "gpu" and (self.gpu_type is not None or self.gpus > 1):
+            raise PydanticCustomError("resources", "`gpu_type` and `gpus` need `device: gpu`")
+        return self
 
 
 class JobCreate(Request):
@@ -37,7 +57,22 @@ class JobCreate(Request):
     teacher_id: Reference
     dataset_id: Reference
     recipe: DistilSpec = Field(DistilSpec(), description="what is left out has its default")
-    priority: int = Field(50, ge=0, le=100, description="higher is sooner; then the older job")
+    priority: int = Field(
+        50, ge=0, le=100, description="higher is sooner; then the owner with fewer running jobs, then the older job"
+    )
+    resources: ResourcesBody = ResourcesBody()
+    deadline_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_SECONDS,
+        description="the job fails if it has not ended so long after its submission, waiting included",
+    )
+
+
+class JobChange(Request):
+    """What may be changed of a job that waits."""
+
+    priority: int = Field(ge=0, le=100)
 
 
 class JobQuery(PageQuery):
@@ -77,6 +112,22 @@ class ProgressView(BaseModel):
     seconds_left: float | None = None
 
 
+class ResourcesView(BaseModel):
+    """What a worker must have to run the job."""
+
+    device: Literal["any", "cpu", "gpu"]
+    gpu_type: str | None
+    gpus: int
+
+
+class CheckpointView(BaseModel):
+    """Where a next attempt would go on."""
+
+    attempt: int
+    phase: Phase
+    step: int
+
+
 class FailureView(BaseModel):
     """Why a job failed, in words to act on."""
 
@@ -101,6 +152,7 @@ class JobView(BaseModel):
                     "dataset_id": "ds_01k3v0pmz8w9r7t6y5u4i3o2pb",
                     "recipe": DistilSpec().model_dump(mode="json"),
                     "priority": 50,
+                    "resources": {"device": "any", "gpu_type": None, "gpus": 1},
                     "phase": "distil",
                     "progress": {
                         "phase": "distil",
@@ -113,7 +165,12 @@ class JobView(BaseModel):
                     "failure": None,
                     "student_id": None,
                     "attempts": 1,
+                    "checkpoint": {"attempt": 1, "phase": "distil", "step": 100},
                     "cancel_requested_at": None,
+                    "pause_requested_at": None,
+                    "finish_requested_at": None,
+                    "not_before": None,
+                    "deadline_at": None,
                     "created_at": "2025-06-01T12:00:00Z",
                     "queued_at": "2025-06-01T12:00:00Z",
                     "started_at": "2025-06-01T12:00:01Z",
@@ -131,12 +188,18 @@ class JobView(BaseModel):
     dataset_id: str
     recipe: DistilSpec = Field(description="in full, defaults included")
     priority: int
+    resources: ResourcesView
     phase: Phase | None
     progress: ProgressView | None
     failure: FailureView | None
     student_id: str | None
     attempts: int = Field(description="how often a worker has taken the job")
+    checkpoint: CheckpointView | None = Field(description="what a next attempt would go on from")
     cancel_requested_at: datetime | None
+    pause_requested_at: datetime | None
+    finish_requested_at: datetime | None
+    not_before: datetime | None = Field(description="when a job that failed is tried again")
+    deadline_at: datetime | None
     created_at: datetime
     queued_at: datetime
     started_at: datetime | None
@@ -151,7 +214,13 @@ class JobView(BaseModel):
         }
         return cls.model_validate(
             columns
-            | {"queue_position": placed.queue_position, "failure": _failure(job), "attempts": job.fence}
+            | {
+                "queue_position": placed.queue_position,
+                "failure": _failure(job),
+                "attempts": job.fence,
+                "resources": {"device": job.device, "gpu_type": job.gpu_type, "gpus": job.gpus},
+                "checkpoint": next(iter(job.checkpoints), None),
+            }
         )
 
 

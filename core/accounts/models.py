@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, LargeBinary, String
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db import NOW, Base
@@ -12,10 +12,12 @@ class Owner(Base):
     """Whose things are whose. Every row names one, but those of `workers`: they serve all owners alike."""
 
     __tablename__ = "owners"
+    __table_args__ = (CheckConstraint("max_running >= 0", name="max_running"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    max_running: Mapped[int | None]  # jobs at the same time; null: as the settings say
 
 
 class ApiKey(Base):

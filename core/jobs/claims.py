@@ -1,44 +1,71 @@
 """A worker's right to a job, and everything that it may write while it has that right.
 
 A claim mints a lease: a token and an end, by the database's clock. Every later write carries the token and
-finds no row once somebody else owns the job (`LeaseLostError`). An attempt is settled at most once: asked
-again for the same end, as after a commit whose answer was lost, the functions below find it and do nothing.
+finds no row once somebody else owns the job (`LeaseLostError`). How an attempt ends is in `core.jobs.ends`.
 
 Each function is one short transaction's work; the caller commits.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy import ColumnElement, DateTime, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.datasets.models import Dataset
 from core.db import NOW
-from core.ids import new_id
-from core.imports import ImportStatus
-from core.jobs import events
+from core.jobs import events, order
 from core.jobs.models import Job, JobAttempt, JobMetric
-from core.jobs.states import RETRIED, FailureCause, JobStatus
+from core.jobs.states import JobStatus
 from core.jobs.transitions import transition
 from core.models.models import Model
 from core.storage import StoredFile
+from core.workers.models import Worker
 from mixkd.contract.messages import Metric, Phase, Progress
 from mixkd.contract.spec import RuntimeSpec
 
-Outcome = Literal["succeeded", "failed", "cancelled", "paused", "handed_back", "lost"]
+KEPT_CHECKPOINTS = 2  # the one before serves if the newest turns out to be damaged
 
 
 class LeaseLostError(Exception):
     """The job is no longer this worker's: whatever it does for it now is in vain."""
 
 
-class CancelledError(Exception):
-    """The user's request to cancel was there first; the success was not recorded."""
+class CheckpointFile(BaseModel):
+    """Where a file of a checkpoint lies in storage, and what it must be."""
+
+    key: str
+    size: int
+    sha256: str
+
+    @property
+    def stored(self) -> StoredFile:
+        """As the storage compares it."""
+        return StoredFile(self.size, self.sha256)
+
+
+class StoredCheckpoint(BaseModel):
+    """What an attempt left in storage for the next one; `files` by their path in the run's folder."""
+
+    attempt: int
+    phase: Phase
+    step: int
+    files: dict[str, CheckpointFile]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a worker learns of its job when it renews the lease."""
+
+    cancel: bool
+    pause: bool
+    finish: bool
+    overdue: bool
 
 
 @dataclass(frozen=True)
@@ -54,84 +81,72 @@ class Claim:
     data_prefix: str
     data_files: dict[str, tuple[str, StoredFile]]  # split -> path under the prefix, what it must be
     data_reading: dict[str, Any]  # mixkd.contract.data_spec.Reading
+    checkpoints: tuple[StoredCheckpoint, ...]  # of earlier attempts, the newest first
 
     @property
     def prefix(self) -> str:
         """Where this attempt, and no other, may store files."""
-        return _prefix(self.job_id, self.fence)
+        return prefix(self.job_id, self.fence)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed. `detail`, `field` and `remedy` are for the user, the rest for the operator."""
-
-    cause: FailureCause
-    detail: str
-    field: str | None = None
-    remedy: str | None = None
-    exit_code: int | None = None
-    log_tail: str | None = None
-
-    @property
-    def shown(self) -> dict[str, Any]:
-        """What the user sees of it, apart from the cause."""
-        return {"detail": self.detail, "field": self.field, "remedy": self.remedy}
-
-
-def claim(session: Session, worker_id: str, token: UUID, lease_seconds: float) -> Claim | None:
-    """Take the best queued job: the highest priority, then the longest in the queue.
+def claim(
+    session: Session, worker_id: str, token: UUID, lease_seconds: float, most_running: int | None = None
+) -> Claim | None:
+    """Take the queued job whose turn it is, see `core.jobs.order`.
 
     Args:
         token: minted by the caller, who after a lost answer asks again with the same one and gets
             the job that it already has.
+        most_running: jobs that one owner may run at a time, unless the owner's row says otherwise.
     """
-    if (mine := _claimed(session, token)) is not None:
-        return mine
-    best = session.execute(
-        select(Job.id, Job.owner_id, Job.fence)
-        .where(Job.status == JobStatus.QUEUED)
-        .order_by(Job.priority.desc(), Job.queued_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).one_or_none()
-    if best is None:
+    if (ours := _claimed(session, token)) is not None:
+        return ours
+    found = order.take(session, session.get_one(Worker, worker_id), most_running)
+    if found is None:
         return None
-    job_id, owner_id, fence = best.id, best.owner_id, best.fence + 1
+    fence = found.fence + 1
     transition(
         session,
-        job_id,
+        found.id,
         JobStatus.QUEUED,
         JobStatus.RUNNING,
         event="claimed",
         data={"attempt": fence, "worker_id": worker_id},
         fence=fence,
         lease_token=token,
-        lease_expires_at=_in(lease_seconds),
+        lease_expires_at=after(lease_seconds),
         worker_id=worker_id,
         started_at=func.coalesce(Job.started_at, NOW),
     )
     session.add(
-        JobAttempt(job_id=job_id, number=fence, owner_id=owner_id, worker_id=worker_id, lease_token=token)
+        JobAttempt(
+            job_id=found.id, number=fence, owner_id=found.owner_id, worker_id=worker_id, lease_token=token
+        )
     )
     session.flush()
     return _claimed(session, token)
 
 
-def renew(session: Session, token: UUID, lease_seconds: float) -> bool:
-    """Keep the job for another `lease_seconds`; whether its cancellation was asked for meanwhile.
+def renew(session: Session, token: UUID, lease_seconds: float) -> Wishes:
+    """Keep the job for another `lease_seconds`; says what its user has asked for meanwhile.
 
     Raises:
         LeaseLostError: somebody else owns it, or it has ended.
     """
     row = session.execute(
         update(Job)
-        .where(_mine(token))
-        .values(lease_expires_at=_in(lease_seconds))
-        .returning(Job.cancel_requested_at)
+        .where(mine(token))
+        .values(lease_expires_at=after(lease_seconds))
+        .returning(
+            Job.cancel_requested_at.is_not(None),
+            Job.pause_requested_at.is_not(None),
+            Job.finish_requested_at.is_not(None),
+            func.coalesce(Job.deadline_at <= NOW, False),
+        )
     ).one_or_none()
     if row is None:
         raise LeaseLostError
-    return row.cancel_requested_at is not None
+    return Wishes(*row)
 
 
 def enter_phase(session: Session, token: UUID, phase: Phase, steps: int = 0) -> None:
@@ -140,7 +155,7 @@ def enter_phase(session: Session, token: UUID, phase: Phase, steps: int = 0) -> 
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    job = _locked(session, token)
+    job = locked(session, token)
     if job.phase == phase:
         return
     job.phase = phase
@@ -155,7 +170,7 @@ def resolved(session: Session, token: UUID, runtime: RuntimeSpec) -> None:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    _locked(session, token).runtime = runtime.model_dump(mode="json")
+    locked(session, token).runtime = runtime.model_dump(mode="json")
     session.flush()
 
 
@@ -165,8 +180,39 @@ def note(session: Session, token: UUID, detail: str) -> None:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    job = _locked(session, token)
+    job = locked(session, token)
     events.append(session, job.id, "note", detail=detail, attempt=job.fence)
+
+
+def keep_checkpoint(session: Session, token: UUID, new: StoredCheckpoint) -> list[StoredCheckpoint]:
+    """Let later attempts go on from a checkpoint whose files lie in storage.
+
+    Returns:
+        All that are kept, this one first.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    job = locked(session, token)
+    before = [StoredCheckpoint.model_validate(one) for one in job.checkpoints]
+    kept = [new, *(one for one in before if one != new)][:KEPT_CHECKPOINTS]
+    job.checkpoints = [one.model_dump(mode="json") for one in kept]
+    session.flush()
+    events.append(session, job.id, "checkpoint", phase=new.phase, step=new.step, attempt=job.fence)
+    return kept
+
+
+def finishing(session: Session, token: UUID) -> None:
+    """The trainer did what a request to finish asks for; the next request is a new one.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    job = locked(session, token)
+    if job.finish_requested_at is not None:
+        job.finish_requested_at = None
+        session.flush()
+        events.append(session, job.id, "finished_early", phase=job.phase, attempt=job.fence)
 
 
 def progress(session: Session, token: UUID, last: Progress) -> None:
@@ -176,7 +222,7 @@ def progress(session: Session, token: UUID, last: Progress) -> None:
         LeaseLostError: the job is no longer ours.
     """
     job_id = session.scalar(
-        update(Job).where(_mine(token)).values(progress=last.model_dump(exclude={"type"})).returning(Job.id)
+        update(Job).where(mine(token)).values(progress=last.model_dump(exclude={"type"})).returning(Job.id)
     )
     if job_id is None:
         raise LeaseLostError
@@ -188,7 +234,7 @@ def metrics(session: Session, token: UUID, values: Sequence[Metric]) -> None:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    job = _locked(session, token)
+    job = locked(session, token)
     at_step: dict[tuple[str, int], dict[str, float]] = {}
     for metric in values:
         at_step.setdefault((metric.phase, metric.step), {}).update(metric.values)
@@ -208,164 +254,37 @@ def metrics(session: Session, token: UUID, values: Sequence[Metric]) -> None:
     )
 
 
-def succeed(
-    session: Session,
-    token: UUID,
-    files: Mapping[str, StoredFile],
-    info: Mapping[str, Any],
-    report: Mapping[str, Any],
-) -> None:
-    """Make the student known and end the job, in one transaction.
-
-    Args:
-        files: the student's manifest, paths relative to the attempt's `student/`.
-        info: the student's `ModelInfo`.
-
-    Raises:
-        CancelledError: its cancellation was asked for before; nothing is recorded.
-        LeaseLostError: the job is no longer ours.
-    """
-    job = _to_settle(session, token, "succeeded")
-    if job is None:
-        return
-    if job.cancel_requested_at is not None:
-        raise CancelledError
-    student = Model(
-        id=new_id("mdl"),
-        owner_id=job.owner_id,
-        name=job.name,
-        kind="student",
-        status=ImportStatus.READY,
-        prefix=f"{_prefix(job.id, job.fence)}/student",
-        files={path: asdict(file) for path, file in files.items()},
-        info=dict(info),
-    )
-    session.add(student)
-    session.flush()
-    _settle(session, job, token, "succeeded")
-    transition(
-        session,
-        job.id,
-        JobStatus.RUNNING,
-        JobStatus.SUCCEEDED,
-        event="succeeded",
-        data={"attempt": job.fence, "student_id": student.id},
-        only_if=_mine(token),
-        student_id=student.id,
-        report=dict(report),
-    )
-
-
-def fail(session: Session, token: UUID, failure: Failure) -> JobStatus:
-    """End the attempt, charge the job for it, and queue it again if its cause may pass by itself.
-
-    A request to cancel wins over both.
-
-    Returns:
-        The job's state now; for a repeated call, FAILED.
-
-    Raises:
-        LeaseLostError: the job is no longer ours.
-    """
-    job = _to_settle(session, token, "failed")
-    if job is None:
-        return JobStatus.FAILED
-    _settle(session, job, token, "failed", failure)
-    return _charge(session, job, failure)
-
-
-def hand_back(session: Session, token: UUID, reason: str) -> JobStatus:
-    """Give the job up uncharged and at its old place in the queue, because the worker must stop.
-
-    Returns:
-        The job's state now: QUEUED, or CANCELLED if that was asked for.
-
-    Raises:
-        LeaseLostError: the job is no longer ours.
-    """
-    job = _to_settle(session, token, "handed_back")
-    if job is None:
-        return JobStatus.QUEUED
-    if job.cancel_requested_at is not None:
-        return _cancel(session, job, token)
-    _settle(session, job, token, "handed_back")
-    _requeue(session, job, reason)
-    return JobStatus.QUEUED
-
-
-def cancelled(session: Session, token: UUID) -> None:
-    """End the job as its user asked.
-
-    Raises:
-        LeaseLostError: the job is no longer ours.
-    """
-    job = _to_settle(session, token, "cancelled")
-    if job is not None:
-        _cancel(session, job, token)
-
-
-def expire_leases(session: Session, limit: int = 100) -> list[tuple[str, JobStatus]]:
-    """Take jobs away from workers that have not renewed in time; each with its state now.
-
-    The attempt is `lost` and charged. Several reconcilers may do this at once.
-    """
-    late = session.scalars(
-        select(Job)
-        .where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < NOW)
-        .order_by(Job.lease_expires_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    ended = []
-    for job in late:
-        assert job.lease_token is not None
-        lost = Failure(
-            FailureCause.WORKER_LOST,
-            "the worker that ran the job stopped answering",
-            remedy="submit the job again; if it happens again, ask the operator to look at the workers",
-        )
-        _settle(session, job, job.lease_token, "lost", lost)
-        ended.append((job.id, _charge(session, job, lost)))
-    return ended
-
-
-def _prefix(job_id: str, fence: int) -> str:
+def prefix(job_id: str, fence: int) -> str:
+    """Where an attempt, and no other, stores files."""
     return f"jobs/{job_id}/{fence}"
 
 
-def _in(seconds: float) -> ColumnElement[Any]:
+def after(seconds: float) -> ColumnElement[Any]:
+    """So long from now, by the database's clock."""
     return func.clock_timestamp(type_=DateTime(timezone=True)) + timedelta(seconds=seconds)
 
 
-def _mine(token: UUID) -> ColumnElement[bool]:
+def mine(token: UUID) -> ColumnElement[bool]:
     """The fence: no write of a running job goes without it."""
     return (Job.lease_token == token) & (Job.status == JobStatus.RUNNING)
 
 
-def _lock(session: Session, token: UUID) -> Job | None:
+def lock(session: Session, token: UUID) -> Job | None:
     """Our job, its row locked until the commit; None if it is ours no longer."""
     return session.scalars(
-        select(Job).where(_mine(token)).with_for_update().execution_options(populate_existing=True)
+        select(Job).where(mine(token)).with_for_update().execution_options(populate_existing=True)
     ).one_or_none()
 
 
-def _locked(session: Session, token: UUID) -> Job:
-    job = _lock(session, token)
+def locked(session: Session, token: UUID) -> Job:
+    """Our job, its row locked until the commit.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    job = lock(session, token)
     if job is None:
         raise LeaseLostError
-    return job
-
-
-def _to_settle(session: Session, token: UUID, outcome: Outcome) -> Job | None:
-    """Our job, locked; None if the attempt already ended so: a commit whose answer was lost.
-
-    The lock comes first: it waits for an earlier commit that is still under way.
-    """
-    job = _lock(session, token)
-    if job is None:
-        ended_so = session.scalar(select(JobAttempt.outcome).where(JobAttempt.lease_token == token))
-        if ended_so != outcome:
-            raise LeaseLostError
     return job
 
 
@@ -375,7 +294,7 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
         .join(JobAttempt, (JobAttempt.job_id == Job.id) & (JobAttempt.lease_token == token))
         .join(Model, Model.id == Job.teacher_id)
         .join(Dataset, Dataset.id == Job.dataset_id)
-        .where(_mine(token))
+        .where(mine(token))
         .execution_options(populate_existing=True)
     ).one_or_none()
     if row is None:
@@ -391,6 +310,7 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
         data_prefix=f"datasets/{data.id}",
         data_files={split: (file["path"], _stored(file)) for split, file in data.files.items()},
         data_reading=data.read_as.model_dump(mode="json"),
+        checkpoints=tuple(StoredCheckpoint.model_validate(one) for one in job.checkpoints),
     )
 
 
@@ -398,70 +318,3 @@ def _stored(file: Mapping[str, Any]) -> StoredFile:
     return StoredFile(file["size"], file["sha256"])
 
 
-def _settle(
-    session: Session, job: Job, token: UUID, outcome: Outcome, failure: Failure | None = None
-) -> None:
-    session.execute(
-        update(JobAttempt)
-        .where(JobAttempt.job_id == job.id, JobAttempt.lease_token == token)
-        .values(
-            outcome=outcome,
-            ended_at=NOW,
-            cause=failure and failure.cause,
-            exit_code=failure and failure.exit_code,
-            log_tail=failure and failure.log_tail,
-        )
-    )
-
-
-def _cancel(session: Session, job: Job, token: UUID) -> JobStatus:
-    _settle(session, job, token, "cancelled")
-    _end_cancelled(session, job)
-    return JobStatus.CANCELLED
-
-
-def _end_cancelled(session: Session, job: Job) -> None:
-    transition(
-        session,
-        job.id,
-        JobStatus.RUNNING,
-        JobStatus.CANCELLED,
-        event="cancelled",
-        data={"attempt": job.fence},
-    )
-
-
-def _requeue(session: Session, job: Job, reason: str, **columns: Any) -> None:
-    transition(
-        session,
-        job.id,
-        JobStatus.RUNNING,
-        JobStatus.QUEUED,
-        event="requeued",
-        data={"attempt": job.fence, "reason": reason},
-        **columns,
-    )
-
-
-def _charge(session: Session, job: Job, failure: Failure) -> JobStatus:
-    """Where a locked job goes after a failed attempt."""
-    charged = job.charged_failures + 1
-    if job.cancel_requested_at is not None:
-        _end_cancelled(session, job)
-        return JobStatus.CANCELLED
-    if failure.cause in RETRIED and charged < job.max_attempts:
-        # To the back of the queue: a job that kills its workers must not starve the others.
-        _requeue(session, job, failure.cause, queued_at=NOW, charged_failures=charged)
-        return JobStatus.QUEUED
-    transition(
-        session,
-        job.id,
-        JobStatus.RUNNING,
-        JobStatus.FAILED,
-        event="failed",
-        data={"attempt": job.fence, "cause": failure.cause} | failure.shown,
-        charged_failures=charged,
-        failure_cause=failure.cause,
-        failure=failure.shown,
-    )
-    return JobStatus.FAILED

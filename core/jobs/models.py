@@ -17,6 +17,7 @@ from mixkd.contract.messages import Phase
 
 _RUNNING = "status = 'running'"
 _FINAL = one_of("status", [status for status in JobStatus if status in FINAL])
+DEVICES = ("any", "cpu", "gpu")
 _OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "handed_back", "lost")
 
 
@@ -40,17 +41,26 @@ class Job(Base):
             "status NOT IN ('queued', 'paused') OR (phase IS NULL AND progress IS NULL)",
             name="waiting_has_no_phase",
         ),
+        CheckConstraint(f"pause_requested_at IS NULL OR {_RUNNING}", name="only_running_is_to_pause"),
+        CheckConstraint(f"finish_requested_at IS NULL OR NOT ({_FINAL})", name="no_final_is_to_finish"),
+        CheckConstraint("not_before IS NULL OR status = 'queued'", name="only_queued_waits"),
+        CheckConstraint("(deadline_seconds IS NULL) = (deadline_at IS NULL)", name="deadline"),
+        CheckConstraint(one_of("device", DEVICES), name="device"),
+        CheckConstraint("device = 'gpu' OR (gpu_type IS NULL AND gpus = 1)", name="only_gpu_has_type"),
+        CheckConstraint("gpus BETWEEN 1 AND 64", name="gpus"),
         CheckConstraint("fence >= 0", name="fence"),
         CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
         CheckConstraint("charged_failures BETWEEN 0 AND max_attempts", name="charged_failures"),
         Index(
-            "ix_jobs_claim",
+            "ix_jobs_queue",
+            "owner_id",
             text("priority DESC"),
             "queued_at",
             "id",
             postgresql_where=text("status = 'queued'"),
         ),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_running", "owner_id", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_owner_id_id", "owner_id", "id"),
     )
 
@@ -62,6 +72,9 @@ class Job(Base):
     recipe: Mapped[dict[str, Any]]  # mixkd.contract.spec.DistilSpec
     runtime: Mapped[dict[str, Any] | None]  # mixkd.contract.spec.RuntimeSpec, as the first attempt chose it
     priority: Mapped[int] = mapped_column(server_default="50")
+    device: Mapped[str] = mapped_column(String(8), server_default="any")
+    gpu_type: Mapped[str | None] = mapped_column(String(100))  # a part of the GPU's name
+    gpus: Mapped[int] = mapped_column(server_default="1")
 
     status: Mapped[str] = mapped_column(String(16), server_default="queued")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
@@ -69,6 +82,11 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+    finish_requested_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]  # a failed job is not tried again at once
+    deadline_seconds: Mapped[int | None]  # from its submission, or from the user's last retry
+    deadline_at: Mapped[datetime | None]
 
     # The fence rises with every claim and never falls: a storage prefix and a log line name it. What
     # counts against `max_attempts` is `charged_failures`, so that a hand-back is not a failure.
@@ -83,6 +101,8 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None]  # the last mixkd.contract.messages.Progress
     failure_cause: Mapped[str | None] = mapped_column(String(32))
     failure: Mapped[dict[str, Any] | None]  # detail, field, remedy
+    # What a next attempt goes on from, newest first; each as core.jobs.claims.StoredCheckpoint.
+    checkpoints: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     student_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     report: Mapped[dict[str, Any] | None]
     event_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")

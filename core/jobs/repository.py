@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from core import paging
 from core.datasets.models import Dataset
 from core.errors import NotFound
+from core.jobs import order
 from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
 from core.jobs.states import JobStatus
 from core.models.models import Model
@@ -56,22 +57,8 @@ def page(
 
 def _placed(session: Session, jobs: Sequence[Job]) -> list[PlacedJob]:
     queued = [job.id for job in jobs if job.status == JobStatus.QUEUED]
-    positions = _positions(session, queued) if queued else {}
+    positions = order.positions(session, queued) if queued else {}
     return [PlacedJob(job, positions.get(job.id)) for job in jobs]
-
-
-def _positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
-    """Places in the queue of all owners, in the order in which workers claim."""
-    queue = (
-        select(
-            Job.id,
-            func.row_number().over(order_by=(Job.priority.desc(), Job.queued_at, Job.id)).label("position"),
-        )
-        .where(Job.status == JobStatus.QUEUED)
-        .subquery()
-    )
-    rows = session.execute(select(queue.c.id, queue.c.position).where(queue.c.id.in_(job_ids)))
-    return {row.id: row.position for row in rows}
 
 
 def lock(session: Session, owner_id: str, job_id: str) -> Job:

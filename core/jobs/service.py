@@ -1,19 +1,19 @@
-"""What a user can do with jobs: submit, read, cancel."""
+"""What a user can do with jobs: submit and read them. `core.jobs.wishes` has what they may ask of one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from core.datasets.models import Dataset
 from core.errors import InvalidInput, NotFound
 from core.imports import ImportStatus
 from core.jobs import events, repository
+from core.jobs.claims import after
 from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
 from core.jobs.repository import PlacedJob
 from core.jobs.states import FINAL, JobStatus
-from core.jobs.transitions import transition
 from core.models.models import Model
 from core.paging import Page
 from mixkd.contract import fit
@@ -21,6 +21,21 @@ from mixkd.contract.folder import ModelInfo
 from mixkd.contract.problems import Problem
 from mixkd.contract.rows import DatasetReport
 from mixkd.contract.spec import DistilSpec
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a worker must have to run a job.
+
+    Args:
+        device: `any`, `cpu` (a worker without a GPU) or `gpu`.
+        gpu_type: a part of the GPU's name, in any case, such as `h100`.
+        gpus: how many, at least.
+    """
+
+    device: str = "any"
+    gpu_type: str | None = None
+    gpus: int = 1
 
 
 def create(
@@ -34,6 +49,8 @@ def create(
     recipe: DistilSpec,
     priority: int,
     max_attempts: int,
+    resources: Resources,
+    deadline_seconds: int | None,
 ) -> PlacedJob:
     """Queue a distillation that can work; the caller wakes a worker once this has committed.
 
@@ -64,6 +81,11 @@ def create(
         recipe=recipe.model_dump(mode="json"),
         priority=priority,
         max_attempts=max_attempts,
+        device=resources.device,
+        gpu_type=resources.gpu_type,
+        gpus=resources.gpus,
+        deadline_seconds=deadline_seconds,
+        deadline_at=None if deadline_seconds is None else after(deadline_seconds),
     )
     session.add(job)
     session.flush()
@@ -105,34 +127,6 @@ def page(
 ) -> Page[PlacedJob]:
     """Jobs, newest first."""
     return repository.page(session, owner_id, status=status, limit=limit, cursor=cursor)
-
-
-def cancel(session: Session, owner_id: str, job_id: str) -> PlacedJob:
-    """Ask for a job's end. Repeating it changes nothing, and neither does asking for it too late.
-
-    A job that waits ends here and now. A running one belongs to its worker, which learns of the request with
-    its next heartbeat.
-
-    Raises:
-        NotFound: there is none of that id, or it is another owner's.
-    """
-    job = repository.lock(session, owner_id, job_id)
-    status = JobStatus(job.status)
-    if status is JobStatus.RUNNING:
-        if job.cancel_requested_at is None:
-            job.cancel_requested_at = func.clock_timestamp()
-            session.flush()
-            events.append(session, job_id, "cancel_requested")
-    elif status not in FINAL:
-        transition(
-            session,
-            job_id,
-            status,
-            JobStatus.CANCELLED,
-            event="cancelled",
-            cancel_requested_at=func.clock_timestamp(),
-        )
-    return repository.get(session, owner_id, job_id)
 
 
 def page_events(

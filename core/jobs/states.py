@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """Where a job is. A *request* to cancel it is a column, not a state."""
+    """Where a job is. A *request* to cancel, pause or finish it is a column, not a state."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,7 +22,7 @@ class FailureCause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     WORKER_LOST = "worker_lost"
-    DEADLINE_EXCEEDED = "deadline_exceeded"  # reserved: jobs have no deadline yet
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
 
 
@@ -45,8 +45,21 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-RETRIED = frozenset({FailureCause.OUT_OF_MEMORY, FailureCause.WORKER_LOST, FailureCause.INTERNAL})
-"""Causes after which the service tries again by itself: the same input may succeed elsewhere."""
+RETRY_AFTER: Mapping[FailureCause, float] = {
+    FailureCause.WORKER_LOST: 0.0,
+    FailureCause.OUT_OF_MEMORY: 20.0,  # others on the machine may let go of some
+    FailureCause.INTERNAL: 10.0,
+}
+"""Causes after which the service tries again by itself, for the same input may succeed elsewhere: and the
+seconds until it does so, doubled with every further failure of the job."""
+
+LONGEST_RETRY_DELAY = 600.0
+
+
+def retry_delay(cause: FailureCause, failures: int) -> float | None:
+    """Seconds to wait before a job is tried again that has failed so many times; None: never by itself."""
+    first = RETRY_AFTER.get(cause)
+    return None if first is None else min(first * 2.0 ** (failures - 1), LONGEST_RETRY_DELAY)
 
 
 def may_follow(now: JobStatus, after: JobStatus) -> bool:

@@ -51,9 +51,12 @@ def transition(
 
 def _follows_from(state: JobStatus) -> dict[str, Any]:
     """The columns that a state decides by itself."""
-    columns: dict[str, Any] = {"finished_at": NOW if state in FINAL else None}
+    columns: dict[str, Any] = {"finished_at": NOW if state in FINAL else None, "not_before": None}
     if state is not JobStatus.RUNNING:
         columns |= {"lease_token": None, "lease_expires_at": None, "worker_id": None}
-    if state not in FINAL:
+        columns["pause_requested_at"] = None
+    if state in FINAL:
+        columns["finish_requested_at"] = None
+    else:
         columns |= {"phase": None, "progress": None, "failure": None, "failure_cause": None}
     return columns

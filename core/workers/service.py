@@ -1,30 +1,44 @@
-"""Workers report in, so that the service knows how many live and which are idle."""
+"""Workers report in, so that the service knows which live and what they have."""
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import DateTime, exists, func, select, update
+from sqlalchemy import ColumnElement, DateTime, func, update
 from sqlalchemy.orm import Session
 
 from core.db import NOW
-from core.jobs.models import Job
-from core.jobs.states import JobStatus
 from core.workers.models import Worker
 
 
-def register(session: Session, worker_id: str, hostname: str, pid: int, device: str) -> None:
-    """A worker process has started."""
-    session.add(Worker(id=worker_id, hostname=hostname[:255], pid=pid, device=device[:100]))
+def register(
+    session: Session, worker_id: str, *, hostname: str, pid: int, device: str, gpus: int
+) -> None:
+    """A worker process has started.
+
+    Args:
+        device: `cpu`, or the name of its GPUs.
+    """
+    session.add(Worker(id=worker_id, hostname=hostname[:255], pid=pid, device=device[:100], gpus=gpus))
     session.flush()
 
 
-def heartbeat(session: Session, worker_id: str) -> None:
-    """A worker process lives."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(seen_at=NOW))
+def heartbeat(
+    session: Session, worker_id: str, *, renewed: bool = False, gpu_use: list[Any] | None = None
+) -> None:
+    """A worker process lives.
+
+    Args:
+        renewed: whether it has just renewed a lease.
+        gpu_use: see `Worker.gpu_use`.
+    """
+    session.execute(
+        update(Worker)
+        .where(Worker.id == worker_id)
+        .values(seen_at=NOW, gpu_use=gpu_use, renewals=Worker.renewals + int(renewed))
+    )
 
 
-def idle(session: Session, seen_within_seconds: float) -> int:
-    """How many workers reported in lately and have no job."""
+def lives(seen_within_seconds: float) -> ColumnElement[bool]:
+    """The workers that reported in lately."""
     since = func.clock_timestamp(type_=DateTime(timezone=True)) - timedelta(seconds=seen_within_seconds)
-    busy = exists().where(Job.worker_id == Worker.id, Job.status == JobStatus.RUNNING)
-    count = select(func.count()).select_from(Worker).where(Worker.seen_at >= since, ~busy)
-    return session.scalars(count).one()
+    return Worker.seen_at >= since
