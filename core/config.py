@@ -106,6 +106,29 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(
         5, ge=0, description="between SIGTERM and SIGKILL for a cancelled trainer"
     )
+    shutdown_grace_seconds: float = Field(
+        25,
+        ge=1,
+        description="how long a worker that is told to stop may take for its trainer's last checkpoint, "
+        "and for handing the job back",
+    )
+    silence_seconds: float = Field(
+        1800, gt=0, description="a trainer that says nothing for so long hangs, and is ended"
+    )
+    storage_patience_seconds: float = Field(
+        300, ge=0, description="how long a worker tries again while the storage does not answer"
+    )
+    max_running_per_owner: int | None = Field(
+        None,
+        ge=0,
+        description="jobs that one owner may run at a time; `mixkd-server limit` sets it for one owner",
+    )
+    keep_checkpoints_days: float = Field(
+        7, ge=0, description="how long a job that failed or was cancelled can be retried from its checkpoints"
+    )
+    sweep_seconds: float = Field(
+        3600, gt=0, description="how often files are removed from storage that no row names"
+    )
     reconcile_seconds: float = Field(30, gt=0, description="how often expired leases are looked for")
     max_attempts: int = Field(3, ge=1, description="charged failures before a job fails for good")
 

@@ -198,7 +198,7 @@ def _environment(options: Options) -> dict[str, str]:
     """
     folder = options.data_dir.resolve()
     defaults = {"MIXKD_STORAGE_URL": f"file://{folder / 'storage'}", "MIXKD_WORK_DIR": str(folder / "work")}
-    asked = {}
+    asked = {"MIXKD_SHUTDOWN_GRACE_SECONDS": "6"}  # see WORKER_STOP
     if roots := [str(root.resolve()) for root in options.model_roots]:
         for root in roots:
             if ":" in root:

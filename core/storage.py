@@ -7,7 +7,8 @@ share a prefix: each attempt and each import has its own, and a row in the datab
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions  # exists for type checkers only
 
 CHUNK = 1 << 20
+DELETED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,15 @@ class Storage:
     def delete_prefix(self, prefix: str) -> int:
         """Remove every file under a prefix; how many there were."""
         keys = list(self.keys(prefix))
-        if keys:
-            obstore.delete(self._store, keys)
+        self.delete(keys)
         return len(keys)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove files, if they are there."""
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            some = [self._checked(key) for key in keys[start : start + DELETED_AT_ONCE]]
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, some)
 
     def _checked(self, key: str) -> str:
         """The key, once it is known to stay inside: obstore's LocalStore would follow a symlink out."""

@@ -18,9 +18,7 @@ from transformers import PreTrainedModel
 from mixkd.atomic import write_text
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import Attention, Precision, RunSpec, RuntimeSpec
-
-NAME = "resolved.json"
-WORK = "checkpoints"
+from mixkd.contract.work import RESOLVED, WORK
 
 _OPEN = ("precision", "attention", "threads")
 _NEUTRAL = ("checkpoint_seconds", "keep_checkpoints")  # no student depends on them
@@ -47,7 +45,7 @@ def earlier_attempt(folder: Path, spec: RunSpec) -> RunSpec | None:
     Raises:
         RefusedError: another run left unfinished work there.
     """
-    earlier = _read(folder / WORK / NAME) or _read(folder / NAME)
+    earlier = _read(folder / WORK / RESOLVED) or _read(folder / RESOLVED)
     if earlier is not None and _is_choice_for(earlier, spec):
         return earlier
     if unfinished(folder):  # of another run, or of one that no file describes any more
@@ -60,7 +58,7 @@ def earlier_attempt(folder: Path, spec: RunSpec) -> RunSpec | None:
 
 def keep(chosen: RunSpec, folder: Path) -> None:
     """Write a resolved run down."""
-    write_text(folder / NAME, chosen.model_dump_json(indent=2) + "\n")
+    write_text(folder / RESOLVED, chosen.model_dump_json(indent=2) + "\n")
 
 
 def unfinished(folder: Path) -> bool:

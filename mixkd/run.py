@@ -17,6 +17,7 @@ from mixkd.augment import check_augmenter
 from mixkd.augment.cache import refuse_unwritable
 from mixkd.contract.problems import Problem, RefusedError
 from mixkd.contract.spec import DistilSpec, RunSpec
+from mixkd.contract.work import RESOLVED, WORK
 from mixkd.export.folder import export, weights_bytes
 from mixkd.export.onnx import export_onnx, refuse_missing_packages
 from mixkd.export.onnx_check import OnnxCard
@@ -28,8 +29,7 @@ from mixkd.report.build import build_report, describe_model, write_card, write_r
 from mixkd.report.provenance import Origins, origins
 from mixkd.report.schema import Report
 from mixkd.reporter import Reporter
-from mixkd.resolve import NAME as RESOLVED
-from mixkd.resolve import WORK, computing, earlier_attempt, keep, resolve, unfinished
+from mixkd.resolve import computing, earlier_attempt, keep, resolve, unfinished
 from mixkd.training.control import Control
 from mixkd.training.loop import step_count
 from mixkd.training.state import Surroundings

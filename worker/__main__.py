@@ -5,8 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
 from core import log
@@ -14,19 +13,19 @@ from core.config import Settings, load
 from core.db import SessionFactory, connect, session_factory
 from core.errors import MixkdError
 from core.ids import new_id
-from core.queue import CONTROL, JOBS, Queue, celery_app
+from core.queue import CONTROL, CPU_JOBS, GPU_JOBS, Queue, celery_app
 from core.start import prepare
 from core.storage import Storage
 from core.workers import service as workers
-from worker import tasks
+from worker import devices, tasks
 from worker.celery_worker import serve
 from worker.heart import Heart
 from worker.reconciler import reconcile
 from worker.supervisor import Supervisor
+from worker.sweeper import sweep
 from worker.trainer_process import TRAINER
 
 IMPORT_THREADS = 2
-STOP_SECONDS = 6.0
 STOP_IMPORTS_SECONDS = 2.0
 
 logger = logging.getLogger("worker")
@@ -55,8 +54,16 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
 def run_jobs(settings: Settings, sessions: SessionFactory, trainer: Sequence[str]) -> int:
     """Claim and run jobs."""
     worker_id = new_id("wrk")
+    found = devices.find()
     with sessions.begin() as session:
-        workers.register(session, worker_id, socket.gethostname(), os.getpid(), device())
+        workers.register(
+            session,
+            worker_id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            device=found.name,
+            gpus=found.gpus,
+        )
     heart = Heart(sessions, worker_id, every=settings.heartbeat_seconds, lease_seconds=settings.lease_seconds)
     broker_url = settings.broker_url.get_secret_value()
     supervisor = Supervisor(
@@ -65,9 +72,8 @@ def run_jobs(settings: Settings, sessions: SessionFactory, trainer: Sequence[str
         Queue(broker_url),
         heart,
         worker_id=worker_id,
-        work_dir=settings.work_dir,
-        lease_seconds=settings.lease_seconds,
-        cancel_grace_seconds=settings.cancel_grace_seconds,
+        on_gpu=found.gpus > 0,
+        settings=settings,
         trainer=trainer,
     )
     app = celery_app(broker_url)
@@ -76,37 +82,42 @@ def run_jobs(settings: Settings, sessions: SessionFactory, trainer: Sequence[str
     try:
         return serve(
             app,
-            JOBS,
+            GPU_JOBS if found.gpus else CPU_JOBS,
             threads=1,
             on_ready=supervisor.work,
             on_stop=supervisor.stop,
-            stop_seconds=STOP_SECONDS,
+            stop_seconds=settings.shutdown_grace_seconds,
         )
     finally:
         heart.stop()
 
 
 def run_control(settings: Settings, sessions: SessionFactory) -> int:
-    """Import data sets and models, and reconcile now and then.
+    """Import data sets and models, and reconcile and sweep now and then.
 
-    The reconciler has a thread and a clock of its own: sent as a message by Celery beat, it would wait
+    These two have threads and clocks of their own: sent as a message by Celery beat, they would wait
     behind imports, and leases would not expire while the broker is away.
     """
     broker_url = settings.broker_url.get_secret_value()
     queue = Queue(broker_url)
     stopping = Event()
 
-    def reconcile_for_ever() -> None:
-        while not stopping.is_set():
-            try:
-                reconcile(sessions, queue, settings)
-            except Exception:
-                logger.exception("could not reconcile; trying again in %s s", settings.reconcile_seconds)
-            stopping.wait(settings.reconcile_seconds)
+    def for_ever(name: str, work: Callable[[], object], every: float) -> None:
+        def run() -> None:
+            while not stopping.is_set():
+                try:
+                    work()
+                except Exception:
+                    logger.exception("%s: trying again in %g s", name, every)
+                stopping.wait(every)
 
+        Thread(target=run, name=name, daemon=True).start()
+
+    storage = Storage(settings.storage_url)
     app = celery_app(broker_url)
-    tasks.register_control(app, sessions, Storage(settings.storage_url), settings)
-    Thread(target=reconcile_for_ever, name="reconciler", daemon=True).start()
+    tasks.register_control(app, sessions, storage, settings)
+    for_ever("reconciler", lambda: reconcile(sessions, queue, settings), settings.reconcile_seconds)
+    for_ever("sweeper", lambda: sweep(sessions, storage, settings), settings.sweep_seconds)
     return serve(
         app,
         CONTROL,
@@ -115,15 +126,6 @@ def run_control(settings: Settings, sessions: SessionFactory) -> int:
         on_stop=stopping.set,
         stop_seconds=STOP_IMPORTS_SECONDS,
     )
-
-
-def device() -> str:
-    """The first GPU's name, or `cpu`; from the driver's own files, for torch is not loaded here."""
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.removeprefix("Model:").strip()
-    return "cpu"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,27 @@
 """What may end an attempt from outside: the user, the worker's own shutdown, the loss of the lease."""
 
+import mmap
+import os
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from threading import Event, Lock, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_END = struct.Struct("=d")  # as mixkd.lease reads it
+
 
 class Reason(StrEnum):
     """Why an attempt must end now."""
 
     CANCEL = "cancel"
+    PAUSE = "pause"
+    DEADLINE = "deadline"
+    SILENCE = "silence"
     SHUTDOWN = "worker_shutdown"
     LEASE_LOST = "lease_lost"
 
@@ -30,6 +39,25 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class LeaseFile:
+    """The end of a lease, in memory that a trainer shares: see `mixkd.lease`."""
+
+    def __init__(self, end: float) -> None:
+        self.descriptor = os.memfd_create("lease")
+        os.ftruncate(self.descriptor, _END.size)
+        self._shared = mmap.mmap(self.descriptor, _END.size)
+        self.write(end)
+
+    def write(self, end: float) -> None:
+        """The lease lasts until then."""
+        self._shared[:] = _END.pack(end)
+
+    def close(self) -> None:
+        """Let go of it; a trainer that has it mapped still reads the last end."""
+        self._shared.close()
+        os.close(self.descriptor)
+
+
 class Halt:
     """One attempt's stop button, pressed from any thread.
 
@@ -42,9 +70,12 @@ class Halt:
 
     def __init__(self, lease_end: float) -> None:
         self._lease_end = lease_end
+        self._file: LeaseFile | None = None
         self._reason: Reason | None = None
         self._pressed = Event()
         self._lock = Lock()
+        self._finish_asked = False
+        self.finish = False
 
     def ask(self, reason: Reason) -> None:
         """End the attempt. The first reason stands, but the loss of the lease outdoes any."""
@@ -53,9 +84,30 @@ class Halt:
                 self._reason = reason
         self._pressed.set()
 
+    def ask_to_finish(self, asked: bool) -> None:
+        """Whether the user wishes the training under way to end early; `finish` is set once for each wish."""
+        self.finish = self.finish or (asked and not self._finish_asked)
+        self._finish_asked = asked
+
     def extend(self, lease_end: float) -> None:
         """The lease was renewed."""
-        self._lease_end = lease_end
+        with self._lock:
+            self._lease_end = lease_end
+            if self._file is not None:
+                self._file.write(lease_end)
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Within the block a trainer with this descriptor knows how long the lease lasts."""
+        file = LeaseFile(self._lease_end)
+        with self._lock:
+            self._file = file
+        try:
+            yield file.descriptor
+        finally:
+            with self._lock:
+                self._file = None
+            file.close()
 
     @property
     def reason(self) -> Reason | None:

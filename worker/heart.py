@@ -9,6 +9,7 @@ from uuid import UUID
 from core.db import SessionFactory
 from core.jobs import claims
 from core.workers import service as workers
+from worker import devices
 from worker.halt import Halt, Reason, boot_seconds
 
 log = logging.getLogger(__name__)
@@ -70,16 +71,22 @@ class Heart:
         if held is not None:
             self._renew(*held)
         with self._sessions.begin() as session:
-            workers.heartbeat(session, self._worker_id)
+            workers.heartbeat(session, self._worker_id, renewed=held is not None, gpu_use=devices.gpu_use())
 
     def _renew(self, token: UUID, halt: Halt) -> None:
         asked_at = boot_seconds()
         try:
             with self._sessions.begin() as session:
-                cancel = claims.renew(session, token, self._lease_seconds)
+                wishes = claims.renew(session, token, self._lease_seconds)
         except claims.LeaseLostError:
             halt.ask(Reason.LEASE_LOST)
             return
         halt.extend(self.lease_end(asked_at))
-        if cancel:
-            halt.ask(Reason.CANCEL)
+        halt.ask_to_finish(wishes.finish)
+        for wished, reason in (
+            (wishes.cancel, Reason.CANCEL),
+            (wishes.overdue, Reason.DEADLINE),
+            (wishes.pause, Reason.PAUSE),
+        ):
+            if wished:
+                halt.ask(reason)

@@ -25,6 +25,7 @@ class Recorder:
         self._phases: list[PhaseStarted] = []
         self._resolved: Resolved | None = None
         self._notes: list[Note] = []
+        self._finished = False
         self._metrics: list[Metric] = []
         self._progress: Progress | None = None
         self._due = 0.0
@@ -51,6 +52,10 @@ class Recorder:
         if time.monotonic() >= self._due:
             self.flush()
 
+    def finished(self) -> None:
+        """The trainer ended a training early, as it was asked."""
+        self._finished = True
+
     def flush(self) -> None:
         """Write what was noted. If the database is away, it is kept for the next time.
 
@@ -58,10 +63,13 @@ class Recorder:
             LeaseLostError: the job is no longer ours.
         """
         self._due = time.monotonic() + FLUSH_SECONDS
-        if not (self._phases or self._resolved or self._notes or self._metrics or self._progress):
+        waiting = (self._phases, self._resolved, self._notes, self._finished, self._metrics, self._progress)
+        if not any(waiting):
             return
         try:
             with self._sessions.begin() as session:
+                if self._finished:  # first: it was of the phase before
+                    claims.finishing(session, self._token)
                 for phase in self._phases:
                     claims.enter_phase(session, self._token, phase.phase, phase.steps)
                 if self._resolved is not None:
@@ -80,3 +88,4 @@ class Recorder:
             log.warning("dropped what the database does not store: %s", error.orig)
         self._phases, self._notes, self._metrics = [], [], []
         self._resolved = self._progress = None
+        self._finished = False

@@ -3,24 +3,30 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from threading import Event, Lock
+from typing import TypeVar
 from uuid import uuid4
 
-from pydantic import ValidationError
+import obstore
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.orm import Session
 
+from core.config import Settings
 from core.db import SessionFactory
-from core.jobs import claims
-from core.jobs.claims import CancelledError, Claim, Failure, LeaseLostError
+from core.jobs import claims, ends
+from core.jobs.claims import Claim, LeaseLostError
+from core.jobs.ends import OVERDUE, CancelledError, Failure
 from core.jobs.states import FailureCause
 from core.log import bound
 from core.queue import Queue
 from core.scratch import scratch
-from core.storage import CorruptFileError, Storage
-from mixkd.contract.messages import PhaseStarted
-from mixkd.contract.problems import RefusedError
+from core.storage import Storage
+from mixkd.contract.messages import CheckpointWritten, Message, PhaseStarted
+from mixkd.contract.work import WORK
+from worker.checkpoints import Uploader, bring_back, notes_on
+from worker.endings import AttemptFailed, Ending, ending
 from worker.fetch import fetch
 from worker.halt import Halt, Halted, Reason, boot_seconds, interruptible
 from worker.heart import Heart
@@ -28,21 +34,14 @@ from worker.publish import Student, publish, withdraw
 from worker.record import Recorder
 from worker.trainer_process import TRAINER, failure, run_trainer
 
-SHUTDOWN_GRACE_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 CLAIM_TRIES = 3
+PAUSE_SECONDS = 60.0  # for the step under way and its checkpoint, and as much again to store it
+ABORT_SECONDS = 2.0  # for a trainer that hangs to write down where
 
 log = logging.getLogger(__name__)
 
-Ending = Callable[[Session], object]
-
-
-class AttemptFailed(Exception):
-    """The attempt is over, for a known reason."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -50,9 +49,7 @@ class Supervisor:
 
     Args:
         worker_id: as it is registered.
-        work_dir: where each attempt gets a folder.
-        lease_seconds: for how long a claim holds unrenewed; `heart` renews it.
-        cancel_grace_seconds: how long a trainer may take to stop when its job is cancelled.
+        settings: what it does not get from them is given, since tests share it.
         trainer: the program to start, see `run_trainer`.
     """
 
@@ -64,9 +61,8 @@ class Supervisor:
         heart: Heart,
         *,
         worker_id: str,
-        work_dir: Path,
-        lease_seconds: float,
-        cancel_grace_seconds: float,
+        on_gpu: bool,
+        settings: Settings,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
         self._sessions = sessions
@@ -74,9 +70,17 @@ class Supervisor:
         self._queue = queue
         self._heart = heart
         self._worker_id = worker_id
-        self._work_dir = work_dir
-        self._lease_seconds = lease_seconds
-        self._grace = {Reason.CANCEL: cancel_grace_seconds, Reason.SHUTDOWN: SHUTDOWN_GRACE_SECONDS}
+        self._device = "gpu" if on_gpu else "cpu"
+        self._settings = settings
+        stopping = settings.shutdown_grace_seconds
+        self._grace = {  # between SIGTERM and SIGKILL
+            Reason.CANCEL: settings.cancel_grace_seconds,
+            Reason.DEADLINE: settings.cancel_grace_seconds,
+            Reason.PAUSE: PAUSE_SECONDS,
+            Reason.SHUTDOWN: stopping / 2,
+            Reason.SILENCE: ABORT_SECONDS,
+        }
+        self._storing = {Reason.PAUSE: PAUSE_SECONDS, Reason.SHUTDOWN: stopping / 3}  # the last checkpoint
         self._trainer = tuple(trainer)
         self._working = Lock()
         self._stopping = Event()
@@ -127,7 +131,13 @@ class Supervisor:
         for tries_left in reversed(range(CLAIM_TRIES)):
             try:
                 with self._sessions.begin() as session:
-                    return claims.claim(session, self._worker_id, token, self._lease_seconds)
+                    return claims.claim(
+                        session,
+                        self._worker_id,
+                        token,
+                        self._settings.lease_seconds,
+                        self._settings.max_running_per_owner,
+                    )
             except DBAPIError:
                 if not tries_left:
                     raise
@@ -141,7 +151,7 @@ class Supervisor:
             Halted, LeaseLostError: the job is, or may be, somebody else's; nothing was committed.
         """
         try:
-            with scratch(self._work_dir, f"{claim.job_id}-{claim.fence}") as folder:
+            with scratch(self._settings.work_dir, f"{claim.job_id}-{claim.fence}") as folder:
                 recorder = Recorder(self._sessions, claim.token)
                 student = self._produce(claim, folder, recorder, halt)
                 self._commit_student(claim, student, recorder, halt)
@@ -153,22 +163,84 @@ class Supervisor:
                 raise
             expected = isinstance(error, Halted | CancelledError | AttemptFailed)
             log.warning("the attempt ends: %s", error, exc_info=not expected)
-            self._commit(halt, _ending(claim, error))
+            self._commit(halt, ending(claim, error))
         if self._stopping.is_set():
-            self._queue.wake()  # a job handed back should not wait for the reconciler
+            self._queue.wake(self._device)  # a job handed back should not wait for the reconciler
 
     def _produce(self, claim: Claim, folder: Path, recorder: Recorder, halt: Halt) -> Student:
         """Everything between the claim and the final commit; the student lies in storage."""
         recorder.take(PhaseStarted(phase="prepare"))  # fetching is part of it; the trainer goes on with it
-        spec = interruptible(halt, lambda: fetch(self._storage, claim, folder, halt.check))
         run = folder / "run"
-        end = run_trainer(self._trainer, spec, run, halt, recorder.take, grace=self._grace)
-        recorder.flush()
+        spec = self._persistently(halt, lambda: fetch(self._storage, claim, folder, halt.check))
+        found = self._persistently(halt, lambda: bring_back(self._storage, claim, run, spec, halt.check))
+        for note in notes_on(found, claim):
+            recorder.take(note)
+        self._train(claim, spec, run, recorder, halt)
+        recorder.take(PhaseStarted(phase="publish"))
+        return self._persistently(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
+
+    def _train(self, claim: Claim, spec: Path, run: Path, recorder: Recorder, halt: Halt) -> None:
+        """Run the trainer to its end, and take its checkpoints to storage meanwhile."""
+        uploader = Uploader(
+            self._sessions,
+            self._storage,
+            claim,
+            work=run / WORK,
+            aside=run.with_name("aside"),
+            halt=halt,
+        )
+        uploader.start()
+
+        def take(message: Message | None) -> None:
+            recorder.take(message)
+            if isinstance(message, CheckpointWritten):
+                uploader.take(message)
+
+        silence = self._settings.silence_seconds
+        try:
+            end = run_trainer(
+                self._trainer,
+                spec,
+                run,
+                halt,
+                take,
+                grace=self._grace,
+                silence_seconds=silence,
+                on_finished=recorder.finished,
+            )
+            recorder.flush()
+        finally:
+            uploader.finish(self._storing.get(halt.reason, 0) if halt.reason else 0)
+        if halt.reason is Reason.SILENCE:
+            said = f"the training said nothing for {silence:g} s, and was ended"
+            raise AttemptFailed(
+                Failure(FailureCause.INTERNAL, said, exit_code=end.code, log_tail=end.log_tail)
+            )
+        if halt.reason is Reason.DEADLINE:
+            raise AttemptFailed(replace(OVERDUE, exit_code=end.code, log_tail=end.log_tail))
         halt.check()
         if end.failed is not None or not end.done:
             raise AttemptFailed(failure(end))
-        recorder.take(PhaseStarted(phase="publish"))
-        return interruptible(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
+
+    def _persistently(self, halt: Halt, work: Callable[[], T]) -> T:
+        """Do what needs the storage, again and again while that is away, but not for ever.
+
+        Raises:
+            Halted: the attempt is to end.
+        """
+        given_up = time.monotonic() + self._settings.storage_patience_seconds
+        for delay in chain((1.0, 2.0, 5.0), repeat(10.0)):
+            try:
+                return interruptible(halt, work)
+            except FileNotFoundError:
+                raise
+            except (OSError, obstore.exceptions.BaseError) as error:
+                if time.monotonic() + delay >= given_up:
+                    raise
+                log.warning("the storage does not answer; trying again in %g s: %s", delay, error)
+                if (reason := halt.wait(delay)) is not None:
+                    raise Halted(reason) from error
+        raise AssertionError("there is always another delay")
 
     def _commit_student(self, claim: Claim, student: Student, recorder: Recorder, halt: Halt) -> None:
         """Make the student count. Where it is not known whether it does, its files stay: an orphan costs
@@ -177,7 +249,7 @@ class Supervisor:
         try:
             recorder.flush()
             self._commit(
-                halt, lambda session: claims.succeed(session, claim.token, student.files, info, report)
+                halt, lambda session: ends.succeed(session, claim.token, student.files, info, report)
             )
         except (LeaseLostError, CancelledError):
             withdraw(self._storage, claim.prefix)
@@ -200,34 +272,3 @@ class Supervisor:
                 if halt.reason is Reason.LEASE_LOST:
                     raise Halted(Reason.LEASE_LOST) from error
                 time.sleep(RETRY_SECONDS)
-
-
-def _ending(claim: Claim, error: Exception) -> Ending:
-    """What to commit for an attempt that did not succeed."""
-    match error:
-        case Halted(reason=Reason.SHUTDOWN):
-            return lambda session: claims.hand_back(session, claim.token, Reason.SHUTDOWN)
-        case Halted() | CancelledError():
-            return lambda session: claims.cancelled(session, claim.token)
-    why = _failure(error)
-    return lambda session: claims.fail(session, claim.token, why)
-
-
-def _failure(error: Exception) -> Failure:
-    """What the user is told of an error: never its text where that may name our paths."""
-    match error:
-        case AttemptFailed():
-            return error.failure
-        case CorruptFileError():
-            return Failure(FailureCause.INTERNAL, "a stored file of the job is damaged")
-        case ValidationError():
-            return Failure(
-                FailureCause.INVALID_INPUT,
-                "this release does not understand the job's recipe",
-                "recipe",
-                "submit the job again with a recipe of this release",
-            )
-        case RefusedError():
-            return Failure(FailureCause.INTERNAL, "the trainer produced a student that is not a usable model")
-        case _:
-            return Failure(FailureCause.INTERNAL, "the worker met an error of its own while it ran the job")

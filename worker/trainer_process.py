@@ -5,6 +5,7 @@ It dies with this process (the kernel kills it) and with its attempt (the whole 
 
 import contextlib
 import logging
+import math
 import os
 import re
 import select
@@ -19,10 +20,10 @@ from threading import Event, Thread
 from pydantic import ValidationError
 
 from core import processes
-from core.jobs.claims import Failure
+from core.jobs.ends import Failure
 from core.jobs.states import FailureCause
 from mixkd.contract import messages
-from mixkd.contract.messages import Done, Failed, Message
+from mixkd.contract.messages import Done, Failed, Message, Phase, PhaseStarted
 from worker.halt import Halt, Reason
 
 TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing is imported from the folder
@@ -30,6 +31,7 @@ TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing 
 TICK_SECONDS = 0.2
 EXIT_SECONDS = 10.0  # between the end of the pipe and the end of the process
 MAX_LINE_BYTES = 1 << 20
+TRAININGS: tuple[Phase, ...] = ("teach", "augment", "distil", "baselines")  # they heed a wish to finish
 LOG_LINES = 200
 LOG_BYTES = 64 << 10
 
@@ -65,6 +67,8 @@ def run_trainer(
     on_message: Callable[[Message | None], None],
     *,
     grace: Mapping[Reason, float],
+    silence_seconds: float = math.inf,
+    on_finished: Callable[[], None] = lambda: None,
 ) -> Exit:
     """Start a trainer and attend to it until its last process is gone.
 
@@ -77,21 +81,24 @@ def run_trainer(
         on_message: called with each message, and with None several times a second. What it raises ends
             the trainer.
         grace: seconds between SIGTERM and SIGKILL for each reason to halt; none: SIGKILL at once.
+        silence_seconds: without a message for so long, the trainer hangs, and the attempt is halted.
+        on_finished: called when a training did end early as `halt.finish` asked.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     log_path = folder / "trainer.log"
     kills_before = _out_of_memory_kills()
     done, failed, hung = False, None, False
     with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(halt.shared())
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         try:
             with processes.open_log(log_path) as output:
                 process = processes.spawn(
-                    [*command, "run", spec, "--dir", folder, "--pipe", str(writing)],
+                    [*command, "run", spec, "--dir", folder, "--pipe", str(writing), "--lease", str(lease)],
                     death_signal=signal.SIGKILL,
                     output=output,
-                    inherit=[writing],
+                    inherit=[writing, lease],
                     env=environment(os.environ, folder),
                     cwd=folder,
                 )
@@ -99,10 +106,16 @@ def run_trainer(
             os.close(writing)  # the trainer's copy is the last: its end is the end of the pipe
         stack.callback(process.wait)
         stack.enter_context(_ended_by(halt, process.pid, grace))
+        finishing, heard_at = _Finishing(process.pid, halt, on_finished), time.monotonic()
         for message in _messages(reading, lambda: _has_exited(process.pid)):
             done = done or isinstance(message, Done)
             failed = message if isinstance(message, Failed) else failed
+            finishing.look(message)
             on_message(message)
+            if message is not None:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > silence_seconds:
+                halt.ask(Reason.SILENCE)
         hung = not _await_exit(process.pid, EXIT_SECONDS)
     code = process.wait()
     return Exit(
@@ -113,6 +126,28 @@ def run_trainer(
         memory_ran_out=code == -signal.SIGKILL and _out_of_memory_kills() > kills_before,
         log_tail=presentable(processes.tail(log_path, LOG_LINES, LOG_BYTES)),
     )
+
+
+class _Finishing:
+    """Passes the wish to finish early on to the training under way, which ends its phase with that."""
+
+    def __init__(self, pid: int, halt: Halt, on_finished: Callable[[], None]) -> None:
+        self._pid = pid
+        self._halt = halt
+        self._on_finished = on_finished
+        self._phase: Phase | None = None
+        self._told = False
+
+    def look(self, message: Message | None) -> None:
+        """After every message, and when time passes without one."""
+        if isinstance(message, PhaseStarted):
+            self._phase = message.phase
+            if self._told:
+                self._told = False
+                self._on_finished()
+        if self._halt.finish and self._phase in TRAININGS and not self._told:
+            self._told, self._halt.finish = True, False
+            _signal_one(self._pid, signal.SIGUSR1)
 
 
 def presentable(text: str) -> str:
@@ -206,7 +241,8 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
         while not left.is_set():
             if (reason := halt.wait(TICK_SECONDS)) is not None:
                 if seconds := grace.get(reason, 0):
-                    _signal(pid, signal.SIGTERM)
+                    # On SIGABRT Python writes into the log where each of its threads is.
+                    _signal(pid, signal.SIGABRT if reason is Reason.SILENCE else signal.SIGTERM)
                     _await_exit(pid, seconds)
                 _signal(pid, signal.SIGKILL)
                 return
@@ -219,6 +255,11 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
         left.set()
         watcher.join()
         _signal(pid, signal.SIGKILL)  # the group outlives its leader, whose id stays taken until it is reaped
+
+
+def _signal_one(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -58,7 +58,10 @@ class JobCreate(Request):
     dataset_id: Reference
     recipe: DistilSpec = Field(DistilSpec(), description="what is left out has its default")
     priority: int = Field(
-        50, ge=0, le=100, description="higher is sooner; then the owner with fewer running jobs, then the older job"
+        50,
+        ge=0,
+        le=100,
+        description="higher is sooner; then the owner with fewer running jobs, then the older job",
     )
     resources: ResourcesBody = ResourcesBody()
     deadline_seconds: int | None = Field(

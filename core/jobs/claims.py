@@ -316,5 +316,3 @@ def _claimed(session: Session, token: UUID) -> Claim | None:
 
 def _stored(file: Mapping[str, Any]) -> StoredFile:
     return StoredFile(file["size"], file["sha256"])
-
-

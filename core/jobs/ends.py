@@ -1,8 +1,8 @@
 """How an attempt ends, and where that leaves its job.
 
-An attempt is settled at most once: asked again for the same end, as after a commit whose answer was lost, the
-functions below find it and do nothing. A request to cancel wins over any other end but a success that is there
-already; a request to pause over going back to the queue.
+An attempt is settled at most once: asked again for the same end, as after a commit whose answer was lost,
+the functions below find it and do nothing. A request to cancel wins over any other end but a success that is
+there already; a request to pause over going back to the queue.
 
 Each function is one short transaction's work; the caller commits.
 """
@@ -54,7 +54,7 @@ OVERDUE = Failure(
     FailureCause.DEADLINE_EXCEEDED,
     "the job's deadline has passed",
     "deadline_seconds",
-    "retry it: it goes on from its last checkpoint, with as much time again; or submit it with a later deadline",
+    "retry it: it goes on from its last checkpoint, with as much time again",
 )
 
 
@@ -103,6 +103,7 @@ def succeed(
         only_if=mine(token),
         student_id=student.id,
         report=dict(report),
+        checkpoints=[],
     )
 
 

@@ -1,5 +1,5 @@
-"""What the database itself refuses, whoever asks: a change of state that the table of transitions does not have,
-a change without its event, a fence that falls, a history that is rewritten.
+"""What the database itself refuses, whoever asks: a change of state that the table of transitions does not
+have, a change without its event, a fence that falls, a history that is rewritten.
 
 The migrations say the same in words of their own; a test compares the two.
 """
@@ -61,4 +61,5 @@ for _table, _statements in (
     (JobEvent.__table__, EVENT_TRIGGERS),
 ):
     for _statement in _statements:
-        event.listen(_table, "after_create", DDL(_statement.replace("%", "%%")))
+        _make = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
+        event.listen(_table, "after_create", _make)

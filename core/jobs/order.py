@@ -67,8 +67,11 @@ def fits(worker: Worker) -> ColumnElement[bool]:
 
 
 def positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
-    """Places in the queue of all owners, from 1: the order in which one worker that fits all would claim them,
-    if none ended meanwhile and no limit held one back."""
+    """Places in the queue of all owners, from 1.
+
+    It is the order in which a worker that fits all would claim them, if none ended meanwhile and no limit
+    held one back.
+    """
     running = _running_by_owner()
     rank = func.row_number().over(partition_by=Job.owner_id, order_by=_IN_ORDER)
     queue = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from sqlalchemy import case, exists, func, select, tuple_
+from sqlalchemy import case, exists, select, tuple_
 from sqlalchemy.orm import Session
 
 from core import paging

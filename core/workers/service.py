@@ -10,9 +10,7 @@ from core.db import NOW
 from core.workers.models import Worker
 
 
-def register(
-    session: Session, worker_id: str, *, hostname: str, pid: int, device: str, gpus: int
-) -> None:
+def register(session: Session, worker_id: str, *, hostname: str, pid: int, device: str, gpus: int) -> None:
     """A worker process has started.
 
     Args:

@@ -3,10 +3,11 @@
 Revision ID: 0003
 Revises: 0002
 
-Only adds columns, so that the previous release goes on working on it. What it guards is what that release kept to.
+Only adds columns, so that the previous release goes on working on it. What it guards, that release kept to.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,26 +21,33 @@ depends_on: str | Sequence[str] | None = None
 JSONB = postgresql.JSONB(none_as_null=True)
 TIME = sa.DateTime(timezone=True)
 
-_COLUMNS = {
-    "owners": [sa.Column("max_running", sa.Integer(), nullable=True)],
-    "workers": [
-        sa.Column("gpus", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("gpu_use", JSONB, nullable=True),
-        sa.Column("renewals", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("leases_lost", sa.BigInteger(), server_default="0", nullable=False),
-    ],
-    "jobs": [
-        sa.Column("device", sa.String(length=8), server_default="any", nullable=False),
-        sa.Column("gpu_type", sa.String(length=100), nullable=True),
-        sa.Column("gpus", sa.Integer(), server_default="1", nullable=False),
-        sa.Column("pause_requested_at", TIME, nullable=True),
-        sa.Column("finish_requested_at", TIME, nullable=True),
-        sa.Column("not_before", TIME, nullable=True),
-        sa.Column("deadline_seconds", sa.Integer(), nullable=True),
-        sa.Column("deadline_at", TIME, nullable=True),
-        sa.Column("checkpoints", JSONB, server_default=sa.text("'[]'::jsonb"), nullable=False),
-    ],
-}
+# A Column belongs to one table for ever, so that each migration needs its own.
+_Columns = dict[str, list[sa.Column[Any]]]
+
+
+def _columns() -> _Columns:
+    return {
+        "owners": [sa.Column("max_running", sa.Integer(), nullable=True)],
+        "workers": [
+            sa.Column("gpus", sa.Integer(), server_default="0", nullable=False),
+            sa.Column("gpu_use", JSONB, nullable=True),
+            sa.Column("renewals", sa.BigInteger(), server_default="0", nullable=False),
+            sa.Column("leases_lost", sa.BigInteger(), server_default="0", nullable=False),
+        ],
+        "jobs": [
+            sa.Column("device", sa.String(length=8), server_default="any", nullable=False),
+            sa.Column("gpu_type", sa.String(length=100), nullable=True),
+            sa.Column("gpus", sa.Integer(), server_default="1", nullable=False),
+            sa.Column("pause_requested_at", TIME, nullable=True),
+            sa.Column("finish_requested_at", TIME, nullable=True),
+            sa.Column("not_before", TIME, nullable=True),
+            sa.Column("deadline_seconds", sa.Integer(), nullable=True),
+            sa.Column("deadline_at", TIME, nullable=True),
+            sa.Column("checkpoints", JSONB, server_default=sa.text("'[]'::jsonb"), nullable=False),
+        ],
+    }
+
+
 _FINAL = "status IN ('succeeded', 'failed', 'cancelled')"
 _CHECKS = {
     ("owners", "max_running"): "max_running >= 0",
@@ -101,17 +109,22 @@ CREATE TRIGGER job_events_stay BEFORE UPDATE ON job_events
 
 
 def upgrade() -> None:
-    for table, columns in _COLUMNS.items():
+    for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)
     for (table, name), condition in _CHECKS.items():
         op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, condition)
-    queue = {"unique": False, "postgresql_where": sa.text("status = 'queued'")}
-    order = ["owner_id", sa.literal_column("priority DESC"), "queued_at", "id"]
-    op.create_index("ix_jobs_queue", "jobs", order, **queue)
+    op.create_index(
+        "ix_jobs_queue",
+        "jobs",
+        ["owner_id", sa.literal_column("priority DESC"), "queued_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'queued'"),
+    )
     op.drop_index("ix_jobs_claim", "jobs")
-    running = {"unique": False, "postgresql_where": sa.text("status = 'running'")}
-    op.create_index("ix_jobs_running", "jobs", ["owner_id"], **running)
+    op.create_index(
+        "ix_jobs_running", "jobs", ["owner_id"], unique=False, postgresql_where=sa.text("status = 'running'")
+    )
     for name, body in _FUNCTIONS.items():
         text = body.replace("{arrows}", ", ".join(f"'{arrow}'" for arrow in _ARROWS))
         op.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${text}$$")
@@ -126,10 +139,15 @@ def downgrade() -> None:
         op.execute(f"DROP FUNCTION {name}")
     op.drop_index("ix_jobs_running", "jobs")
     op.drop_index("ix_jobs_queue", "jobs")
-    queue = {"unique": False, "postgresql_where": sa.text("status = 'queued'")}
-    op.create_index("ix_jobs_claim", "jobs", [sa.literal_column("priority DESC"), "queued_at", "id"], **queue)
+    op.create_index(
+        "ix_jobs_claim",
+        "jobs",
+        [sa.literal_column("priority DESC"), "queued_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'queued'"),
+    )
     for table, name in _CHECKS:
         op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
-    for table, columns in _COLUMNS.items():
+    for table, columns in _columns().items():
         for column in columns:
             op.drop_column(table, column.name)

@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="begin anew where --dir has an interrupted run")
     run.add_argument("--pipe", type=_writable, metavar="FD", help="send messages there, die with the parent")
+    run.add_argument(
+        "--lease", type=_readable, metavar="FD", help="make no step later than the time that stands there"
+    )
     _device(run)
     _json(run)
 
@@ -112,6 +115,16 @@ def _writable(text: str) -> int:
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a descriptor that is open for writing") from None
     return int(text)
+
+
+def _readable(text: str) -> int:
+    """A descriptor of a file that holds the end of a lease, see `mixkd.lease`."""
+    try:
+        if os.fstat(int(text)).st_size == 8:
+            return int(text)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a descriptor of a file with the end of a lease")
 
 
 def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, does: str) -> _Parser:

@@ -12,6 +12,7 @@ from mixkd.cli import show
 from mixkd.contract.problems import RefusedError
 from mixkd.failures import explain
 from mixkd.inputs import read_spec
+from mixkd.lease import Lease
 from mixkd.parent import die_with_parent
 from mixkd.quiet import quiet_libraries
 from mixkd.reporter import Reporter, Send, to_pipe, to_stdout, to_terminal
@@ -20,7 +21,7 @@ from mixkd.training.control import Control
 
 def main(given: argparse.Namespace) -> int:
     """Distil; 0 with `student/` and `report.json` in the folder, 1 after a failure, 143 after SIGTERM."""
-    control = Control()
+    control = Control(None if given.lease is None else Lease(given.lease))
     control.install()
     if given.pipe is not None:
         die_with_parent()

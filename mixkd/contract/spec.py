@@ -179,7 +179,11 @@ class RuntimeSpec(Strict):
         False, description="on CUDA: only kernels that give the same bits every time, some of them slower"
     )
     checkpoint_seconds: float = Field(
-        60, ge=0, le=86400, description="between checkpoints; 0: one after every step"
+        60,
+        ge=0,
+        le=86400,
+        description="between checkpoints, or more where writing one would take over 2 % of the time; "
+        "0: one after every step",
     )
     keep_checkpoints: int = Field(2, ge=1, le=100)
 

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mixkd.atomic import sync_folder
+from mixkd.contract.work import FINISHED, STEP
 
 MODEL, OPTIMISER, BEST = "model.safetensors", "optimiser.safetensors", "best.safetensors"
-FINISHED = "finished"
 
 _FORMAT = 1
 _STATE = "state.json"
@@ -133,7 +133,7 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         """Newest first."""
-        steps = sorted(self.folder.glob("step-*"), reverse=True)
+        steps = sorted(self.folder.glob(f"{STEP}*"), reverse=True)
         return [*self.folder.glob(FINISHED), *steps]
 
     def _check(self, folder: Path) -> Checkpoint:
@@ -171,7 +171,7 @@ class Checkpoints:
 
 def at_step(step: int) -> str:
     """The name of a checkpoint after a step."""
-    return f"step-{step:08}"
+    return f"{STEP}{step:08}"
 
 
 def _checkpoint(folder: Path, facts: dict[str, Any], entries: Mapping[str, Any]) -> Checkpoint:

@@ -1,9 +1,11 @@
-"""What others ask of a run while it runs: to stop, or to finish with what it has."""
+"""What others ask of a run while it runs: to stop, to finish with what it has, to wait for a lease."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from mixkd.lease import Lease
 
 
 class Control:
@@ -18,9 +20,10 @@ class Control:
       is granted with that, and what comes after goes its way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease | None = None) -> None:
         self.stop = False
         self.finish_now = False
+        self._lease = lease
         self._training = False
 
     def install(self) -> None:
@@ -37,6 +40,15 @@ class Control:
         finally:
             self._training = False
         self.leave_if_asked()  # it may have come after the last step
+
+    def await_lease(self) -> None:
+        """Return when a step may be made: at once, where nobody lends the run to this process.
+
+        Raises:
+            SystemExit: it was asked to stop meanwhile, or the lease was not renewed.
+        """
+        if self._lease is not None:
+            self._lease.wait(self.leave_if_asked)
 
     def leave_if_asked(self) -> None:
         """End the process if that is wished.

@@ -12,6 +12,7 @@ from mixkd.batching import Indices, batch_count, epoch_batches, parts
 from mixkd.classifier import autocast
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import MixupSpec, TrainSpec
+from mixkd.contract.work import FINISHED
 from mixkd.data import Encoded
 from mixkd.evaluate import validate
 from mixkd.failures import DivergedError, NotFiniteError, is_out_of_memory
@@ -19,10 +20,12 @@ from mixkd.metrics import Scores, is_better
 from mixkd.mixup import Drawn, draw_pairs
 from mixkd.objectives import Objective
 from mixkd.randomness import generator, seed_torch
-from mixkd.training.checkpoint import FINISHED, MODEL, NotWrittenError
+from mixkd.training.checkpoint import MODEL, NotWrittenError
 from mixkd.training.control import Control
 from mixkd.training.optimiser import rate_at, set_rate
 from mixkd.training.state import Outcome, State, Stopped, Surroundings, TrainData, Training, begin, save
+
+MOST_WRITING = 0.02  # of a training's time, on checkpoints
 
 
 def train(
@@ -74,11 +77,12 @@ def train(
         return state.outcome
 
     around.reporter.goes_on(training.step_shown)
-    saved_at = time.monotonic()
-    started = saved_at - state.seconds
+    now = time.monotonic()
+    started, due = now - state.seconds, now + around.runtime.checkpoint_seconds
     batches = _batches(training)
     with around.control.training():
         while (stopped := _why_stopped(state, steps, spec, around.control)) is None:
+            around.control.await_lease()
             rows = next(batches)
             rng = generator(around.seed, training.stream, "pairs", state.step)
             drawn = draw_pairs(rows, len(data.train), mixup, rng) if mixup else None
@@ -101,9 +105,8 @@ def train(
             elif state.step % metric_every == 0:
                 around.reporter.metric(training.step_shown, state.take_means())
             state.seconds = time.monotonic() - started
-            if around.control.stop or time.monotonic() - saved_at >= around.runtime.checkpoint_seconds:
-                save(training)
-                saved_at = time.monotonic()
+            if around.control.stop or time.monotonic() >= due:
+                due = _write(training)
                 around.control.leave_if_asked()
 
         if state.step not in evaluations:  # it was asked to finish between two
@@ -111,6 +114,15 @@ def train(
         around.control.finish_now = False  # granted; the next training begins without that wish
         state.seconds = time.monotonic() - started
         return _finish(training, stopped)
+
+
+def _write(training: Training) -> float:
+    """Write a checkpoint; when the next one is due, so that writing them takes a small share of the time."""
+    every, began = training.around.runtime.checkpoint_seconds, time.monotonic()
+    save(training)
+    took = time.monotonic() - began
+    training.state.writing += took
+    return began + took + (max(every, took / MOST_WRITING - took) if every else 0)
 
 
 def step_count(rows: int, spec: TrainSpec) -> int:
@@ -230,6 +242,7 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
         best_epoch=-(-state.best_step // steps_an_epoch),
         validation=state.best,
         seconds=state.seconds,
+        checkpoint_seconds=state.writing,
         stopped=stopped,
         micro_batch=state.micro_batch,
         notes=tuple(state.notes),
@@ -238,4 +251,6 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
         training.checkpoints.write(FINISHED, {MODEL: model.state_dict()}, state.model_dump(mode="json"))
     except NotWrittenError as error:
         training.around.reporter.note(f"no checkpoint could be written after {training.phase}: {error}")
+    else:
+        training.around.reporter.checkpoint(training.step_shown)
     return state.outcome

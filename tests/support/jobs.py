@@ -12,7 +12,7 @@ from core.accounts.models import Owner
 from core.datasets.models import Dataset
 from core.db import SessionFactory
 from core.ids import new_id
-from core.jobs import events, service
+from core.jobs import events, wishes
 from core.jobs.models import Job, JobAttempt, JobEvent
 from core.models.models import Model
 from core.storage import Storage
@@ -72,7 +72,7 @@ class Bench:
         """Register a worker; its id."""
         worker_id = new_id("wrk")
         with self.sessions.begin() as session:
-            workers.register(session, worker_id, "here", 1, "cpu")
+            workers.register(session, worker_id, hostname="here", pid=1, device="cpu", gpus=0)
         return worker_id
 
     def submit(self, *, seed: int = 0, recipe: DistilSpec | None = None, **columns: Any) -> str:
@@ -128,4 +128,4 @@ class Bench:
     def cancel(self, job_id: str) -> None:
         """Ask for a job's end, as the API does."""
         with self.sessions.begin() as session:
-            service.cancel(session, self.owner_id, job_id)
+            wishes.cancel(session, self.owner_id, job_id)

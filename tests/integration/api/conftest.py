@@ -22,7 +22,7 @@ from core.config import Settings
 from core.datasets.models import Dataset
 from core.db import SessionFactory
 from core.ids import new_id
-from core.jobs import claims
+from core.jobs import claims, ends
 from core.jobs.models import Job
 from core.models.models import Model
 from core.storage import Storage
@@ -164,7 +164,7 @@ def run_by_worker(sessions: SessionFactory) -> Callable[[], UUID]:
     def claim() -> UUID:
         worker_id, token = new_id("wrk"), uuid4()
         with sessions.begin() as session:
-            workers.register(session, worker_id, "testhost", 1, "cpu")
+            workers.register(session, worker_id, hostname="testhost", pid=1, device="cpu", gpus=0)
             assert claims.claim(session, worker_id, token, 60) is not None
         return token
 
@@ -187,7 +187,7 @@ def finish(
             files[path] = app.state.storage.put_file(f"jobs/{job.id}/{job.fence}/student/{path}", local)
         with sessions.begin() as session:
             info = session.get_one(Model, job.teacher_id).info
-            claims.succeed(session, token, files, info or {}, {"student": {"accuracy": 0.93}})
+            ends.succeed(session, token, files, info or {}, {"student": {"accuracy": 0.93}})
 
     return succeed
 

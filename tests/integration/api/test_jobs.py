@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.db import SessionFactory
-from core.jobs import claims
+from core.jobs import claims, ends
 from core.jobs.models import Job
 from mixkd.contract.messages import Metric, Progress
 from mixkd.contract.spec import DistilSpec
@@ -281,11 +281,11 @@ def test_a_job_shows_what_its_worker_reports(api, request_body, sessions, run_by
 def test_a_failure_says_what_to_do(api, request_body, sessions, run_by_worker):
     job_id = api.post("/v1/jobs", json=request_body).json()["id"]
     token = run_by_worker()
-    failure = claims.Failure(
-        claims.FailureCause.DIVERGED, "the loss became NaN", "recipe.distil.learning_rate", "use a lower one"
+    failure = ends.Failure(
+        FailureCause.DIVERGED, "the loss became NaN", "recipe.distil.learning_rate", "use a lower one"
     )
     with sessions.begin() as session:
-        claims.fail(session, token, failure)
+        ends.fail(session, token, failure)
     job = api.get(f"/v1/jobs/{job_id}").json()
     assert job["status"] == "failed"
     assert job["failure"] == {

@@ -16,7 +16,7 @@ import mixkd_client
 from core.config import Settings
 from core.db import SessionFactory
 from core.ids import new_id
-from core.jobs import claims
+from core.jobs import claims, ends
 from core.jobs.states import FailureCause
 from core.storage import Storage
 from core.workers import service as workers
@@ -105,7 +105,7 @@ def claim(job_id: str, sessions: SessionFactory) -> claims.Claim:
     """The queued job, claimed as a worker would."""
     with sessions.begin() as session:
         worker_id = new_id("wrk")
-        workers.register(session, worker_id, "here", 1, "cpu")
+        workers.register(session, worker_id, hostname="here", pid=1, device="cpu", gpus=0)
         claim = claims.claim(session, worker_id, uuid4(), lease_seconds=600)
     assert claim is not None
     return claim
@@ -124,7 +124,7 @@ def student(
         local.write_bytes(content)
         files[path] = storage.put_file(f"{claim.prefix}/student/{path}", local)
     with sessions.begin() as session:
-        claims.succeed(session, claim.token, files, info={"family": "bert"}, report={"format": 1})
+        ends.succeed(session, claim.token, files, info={"family": "bert"}, report={"format": 1})
     return contents
 
 
@@ -193,7 +193,7 @@ def test_a_stream_that_breaks_again_and_again_neither_repeats_nor_skips(
             claims.enter_phase(session, claim.token, "teach", 10)
             claims.enter_phase(session, claim.token, "distil", 10)
         claims.progress(session, claim.token, Progress(phase="distil", step=3, steps=10, loss=0.5))
-        claims.cancelled(session, claim.token)
+        ends.cancelled(session, claim.token)
     history = list(client.jobs.events(claim.job_id))
     assert len(history) > 20
     with breaking(base_url, [600, 0, 1000, 1100, 700]) as proxy, Client(proxy.url, key) as unlucky:
@@ -207,7 +207,7 @@ def test_a_stream_after_the_final_event_ends_at_once(
     client: Client, claim: claims.Claim, sessions: SessionFactory
 ) -> None:
     with sessions.begin() as session:
-        claims.cancelled(session, claim.token)
+        ends.cancelled(session, claim.token)
     last = list(client.jobs.events(claim.job_id))[-1].seq
     assert list(client.jobs.stream(claim.job_id, after=last, timeout=60)) == []
 
@@ -225,7 +225,7 @@ def test_waiting_shows_progress_and_returns_the_finished_job(
                 case Event(type="claimed"):
                     claims.progress(session, claim.token, Progress(phase="teach", step=3, steps=9, loss=0.5))
                 case mixkd_client.Progress(step=3):
-                    claims.succeed(session, claim.token, {}, {"family": "bert"}, {"format": 1})
+                    ends.succeed(session, claim.token, {}, {"family": "bert"}, {"format": 1})
                 case _:
                     pass
 
@@ -239,9 +239,9 @@ def test_waiting_shows_progress_and_returns_the_finished_job(
 def test_waiting_for_a_job_that_fails_raises_its_cause(
     client: Client, job_id: str, claim: claims.Claim, sessions: SessionFactory
 ) -> None:
-    failure = claims.Failure(FailureCause.DIVERGED, "the loss became NaN", remedy="lower the learning rate")
+    failure = ends.Failure(FailureCause.DIVERGED, "the loss became NaN", remedy="lower the learning rate")
     with sessions.begin() as session:
-        claims.fail(session, claim.token, failure)
+        ends.fail(session, claim.token, failure)
     with pytest.raises(mixkd_client.JobFailed, match="diverged: the loss became NaN") as failed:
         client.jobs.wait(job_id)
     assert failed.value.job.failure is not None

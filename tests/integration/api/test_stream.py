@@ -12,7 +12,7 @@ from sqlalchemy.event import listen, remove
 
 from api.stream import BATCH
 from core.db import SessionFactory
-from core.jobs import claims
+from core.jobs import claims, ends
 from mixkd.contract.messages import Progress
 from tests.support.waiting import until
 
@@ -64,7 +64,7 @@ def test_a_long_story_is_told_whole(api, job_id, sessions, run_by_worker):
     with sessions.begin() as session:
         for number in range(2 * BATCH + 1):
             claims.enter_phase(session, token, ("teach", "distil")[number % 2])
-        claims.cancelled(session, token)
+        ends.cancelled(session, token)
     with follow(api, job_id) as events:
         assert [int(event["id"]) for event in events] == list(range(1, 2 * BATCH + 5))
 
@@ -142,7 +142,7 @@ def test_a_stream_cut_anywhere_and_resumed_neither_repeats_nor_skips(
             with sessions.begin() as session:
                 claims.enter_phase(session, token, ("teach", "distil")[number % 2])
         with sessions.begin() as session:
-            claims.cancelled(session, token)
+            ends.cancelled(session, token)
 
     seen: list[int] = []
     cut = 1

@@ -1,6 +1,6 @@
 """A service without its HTTP face: the database, the broker, storage, and things to run in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def scripts(tmp_path: Path) -> Scripts:
 @pytest.fixture
 def start(
     bench: Bench,
+    settings: Settings,
     broker_url: str,
     scripts: Scripts,
     tmp_path: Path,
@@ -47,22 +48,31 @@ def start(
     """Start a supervisor with fake trainers on what is queued."""
     running: list[Running] = []
 
-    def make(**changes: Any) -> Running:
+    def make(
+        every: float = 0.1,
+        *,
+        sessions: SessionFactory = bench.sessions,
+        storage: Storage = bench.storage,
+        trainer: Sequence[str] = scripts.command,
+        **changed: Any,
+    ) -> Running:
         worker_id = bench.worker()
-        lease_seconds = changes.pop("lease_seconds", 60.0)
-        heart = Heart(bench.sessions, worker_id, every=changes.pop("every", 0.1), lease_seconds=lease_seconds)
+        chosen = settings.model_copy(
+            update={
+                "work_dir": tmp_path / "work",
+                "lease_seconds": 60.0,
+                "cancel_grace_seconds": 1.0,
+                "shutdown_grace_seconds": 6.0,
+                **changed,
+            }
+        )
+        heart = Heart(bench.sessions, worker_id, every=every, lease_seconds=chosen.lease_seconds)
         heart.start()
-        options: dict[str, Any] = {
-            "sessions": bench.sessions,
-            "storage": bench.storage,
-            "worker_id": worker_id,
-            "work_dir": tmp_path / "work",
-            "lease_seconds": lease_seconds,
-            "cancel_grace_seconds": 1.0,
-            "trainer": scripts.command,
-        }
-        options |= changes
-        running.append(Running(Supervisor(queue=Queue(broker_url), heart=heart, **options), heart))
+        supervisor = Supervisor(
+            sessions, storage, Queue(broker_url), heart,
+            worker_id=worker_id, on_gpu=False, settings=chosen, trainer=trainer,
+        )  # fmt: skip
+        running.append(Running(supervisor, heart))
         return running[-1]
 
     yield make

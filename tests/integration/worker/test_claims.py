@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import select, text
 
 from core.db import SessionFactory
-from core.jobs import claims
-from core.jobs.claims import CancelledError, Claim, Failure, LeaseLostError
+from core.jobs import claims, ends
+from core.jobs.claims import Claim, LeaseLostError
+from core.jobs.ends import CancelledError, Failure
 from core.jobs.models import JobEvent, JobMetric
 from core.jobs.states import FailureCause, JobStatus
 from core.models.models import Model
@@ -39,13 +40,13 @@ def take_away(bench: Bench, mine: Claim) -> None:
     """Let the lease run out and another worker claim the job."""
     with bench.sessions.begin() as session:
         claims.renew(session, mine.token, -1)
-        assert claims.expire_leases(session) == [(mine.job_id, JobStatus.QUEUED)]
+        assert ends.expire_leases(session) == [(mine.job_id, JobStatus.QUEUED)]
     assert claim(bench, bench.worker()) is not None
 
 
 def succeed(bench: Bench, mine: Claim) -> None:
     with bench.sessions.begin() as session:
-        claims.succeed(session, mine.token, FILES, {"layers": 1}, {"accuracy": 1.0})
+        ends.succeed(session, mine.token, FILES, {"layers": 1}, {"accuracy": 1.0})
 
 
 def test_nothing_to_claim(bench: Bench) -> None:
@@ -113,10 +114,10 @@ def test_renewing_brings_back_the_request_to_cancel(bench: Bench, sessions: Sess
         lambda session, token: claims.metrics(
             session, token, [Metric(phase="teach", step=1, values={"loss": 1.0})]
         ),
-        lambda session, token: claims.succeed(session, token, FILES, {}, {}),
-        lambda session, token: claims.fail(session, token, CRASH),
-        lambda session, token: claims.hand_back(session, token, "worker_shutdown"),
-        claims.cancelled,
+        lambda session, token: ends.succeed(session, token, FILES, {}, {}),
+        lambda session, token: ends.fail(session, token, CRASH),
+        lambda session, token: ends.hand_back(session, token, "worker_shutdown"),
+        ends.cancelled,
     ],
     ids=["renew", "phase", "progress", "metrics", "succeed", "fail", "hand_back", "cancelled"],
 )
@@ -152,7 +153,7 @@ def test_a_retried_commit_waits_for_the_first_one(bench: Bench, sessions: Sessio
     """The first commit is still under way when its answer is given up and it is run again."""
     mine = claimed(bench)
     first = sessions()
-    claims.succeed(first, mine.token, FILES, {}, {})
+    ends.succeed(first, mine.token, FILES, {}, {})
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(succeed, bench, mine)
         with sessions() as session:
@@ -173,8 +174,8 @@ def test_a_request_to_cancel_that_came_first_stops_the_success(
         succeed(bench, mine)
     assert bench.job(mine.job_id).status == "running"
     with sessions.begin() as session:
-        claims.cancelled(session, mine.token)
-        claims.cancelled(session, mine.token)
+        ends.cancelled(session, mine.token)
+        ends.cancelled(session, mine.token)
     assert bench.event_types(mine.job_id) == ["queued", "claimed", "cancel_requested", "cancelled"]
 
 
@@ -186,7 +187,7 @@ def test_a_passing_cause_is_tried_again_until_the_limit(bench: Bench, sessions: 
         assert mine is not None
         assert mine.job_id == job_id
         with sessions.begin() as session:
-            assert claims.fail(session, mine.token, CRASH) is after
+            assert ends.fail(session, mine.token, CRASH) is after
         if after is JobStatus.QUEUED:  # it went to the back of the queue
             waited = claim(bench, bench.worker())
             assert waited is not None
@@ -208,14 +209,14 @@ def test_a_passing_cause_is_tried_again_until_the_limit(bench: Bench, sessions: 
 def test_a_cause_that_stays_is_final(bench: Bench, sessions: SessionFactory, cause: FailureCause) -> None:
     mine = claimed(bench)
     with sessions.begin() as session:
-        assert claims.fail(session, mine.token, Failure(cause, "no")) is JobStatus.FAILED
+        assert ends.fail(session, mine.token, Failure(cause, "no")) is JobStatus.FAILED
 
 
 def test_handing_back_is_not_charged_and_keeps_the_place(bench: Bench, sessions: SessionFactory) -> None:
     mine = claimed(bench)
     bench.submit()
     with sessions.begin() as session:
-        claims.hand_back(session, mine.token, "worker_shutdown")
+        ends.hand_back(session, mine.token, "worker_shutdown")
     job = bench.job(mine.job_id)
     assert (job.status, job.charged_failures) == ("queued", 0)
     assert bench.events(mine.job_id)[-1].data == {"attempt": 1, "reason": "worker_shutdown"}
@@ -232,7 +233,7 @@ def test_an_expired_lease_is_charged_and_a_cancel_request_wins(
     with sessions.begin() as session:
         for claim_ in mine[:3]:
             claims.renew(session, claim_.token, -1)
-        ended = dict(claims.expire_leases(session))
+        ended = dict(ends.expire_leases(session))
     assert ended == {
         mine[0].job_id: JobStatus.QUEUED,
         mine[1].job_id: JobStatus.CANCELLED,
@@ -273,7 +274,7 @@ def test_what_the_first_attempt_chose_is_in_the_next_ones_recipe(bench: Bench) -
     chosen = RuntimeSpec(precision="bf16", attention="sdpa", threads=7)
     with bench.sessions.begin() as session:
         claims.resolved(session, mine.token, chosen)
-        claims.fail(session, mine.token, CRASH)
+        ends.fail(session, mine.token, CRASH)
     again = claim(bench, bench.worker())
     assert again is not None
     assert "runtime" not in mine.recipe or mine.recipe["runtime"] != again.recipe["runtime"]

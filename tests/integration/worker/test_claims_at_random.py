@@ -8,8 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.strategies import sampled_from
 from sqlalchemy import select
 
-from core.jobs import claims
-from core.jobs.claims import CancelledError, Failure, LeaseLostError
+from core.jobs import claims, ends
+from core.jobs.claims import LeaseLostError
+from core.jobs.ends import CancelledError, Failure
 from core.jobs.models import Job
 from core.jobs.states import FINAL, FailureCause, JobStatus, may_follow
 from core.models.models import Model
@@ -18,11 +19,11 @@ from tests.support.jobs import Bench
 
 WORKERS = sampled_from([0, 1])
 ENDS = {
-    "succeed": lambda session, token: claims.succeed(session, token, {"f": StoredFile(1, "")}, {}, {}),
-    "diverge": lambda session, token: claims.fail(session, token, Failure(FailureCause.DIVERGED, "")),
-    "crash": lambda session, token: claims.fail(session, token, Failure(FailureCause.INTERNAL, "")),
-    "hand_back": lambda session, token: claims.hand_back(session, token, "worker_shutdown"),
-    "cancelled": claims.cancelled,
+    "succeed": lambda session, token: ends.succeed(session, token, {"f": StoredFile(1, "")}, {}, {}),
+    "diverge": lambda session, token: ends.fail(session, token, Failure(FailureCause.DIVERGED, "")),
+    "crash": lambda session, token: ends.fail(session, token, Failure(FailureCause.INTERNAL, "")),
+    "hand_back": lambda session, token: ends.hand_back(session, token, "worker_shutdown"),
+    "cancelled": ends.cancelled,
 }
 
 
@@ -48,7 +49,7 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
                         )
                 for job in session.scalars(select(Job).where(Job.status == "running")):
                     assert job.lease_token is not None
-                    claims.cancelled(session, job.lease_token)
+                    ends.cancelled(session, job.lease_token)
 
         @rule(worker=WORKERS)
         def claim(self, worker: int) -> None:
@@ -74,7 +75,7 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
                     job = session.scalars(select(Job).where(Job.lease_token == token)).one_or_none()
                     if job is not None:
                         claims.renew(session, token, -1)
-                        claims.expire_leases(session)
+                        ends.expire_leases(session)
 
         @rule(
             worker=WORKERS, end=sampled_from(["succeed", "succeed", *ENDS]), again=sampled_from([False, True])

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
 from core.db import SessionFactory
-from core.jobs import claims
+from core.jobs import ends
 from core.jobs.models import JobMetric
 from core.jobs.states import JobStatus
 from core.models.models import Model
@@ -248,7 +248,7 @@ def test_a_stolen_job_is_left_alone(
     with sessions.begin() as session:
         session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
     with sessions.begin() as session:
-        assert claims.expire_leases(session) == [(job_id, JobStatus.QUEUED)]
+        assert ends.expire_leases(session) == [(job_id, JobStatus.QUEUED)]
     start().join()
     job = bench.job(job_id)
     assert (job.status, job.fence) == ("succeeded", 2)
@@ -280,7 +280,7 @@ def test_a_lease_lost_while_it_publishes_leaves_no_files(
     scripts.left("outage").unlink(missing_ok=True)
     with bench.sessions.begin() as session:
         session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
-        claims.expire_leases(session)
+        ends.expire_leases(session)
         session.execute(text("UPDATE jobs SET status = 'paused'"))
     slow.go_on.set()
     running.join()
@@ -297,7 +297,7 @@ def test_the_heartbeat_notices_a_stolen_lease(
     until(scripts.left("ready").exists)
     with sessions.begin() as session:  # in one transaction, or the heartbeat comes between
         session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
-        claims.expire_leases(session)
+        ends.expire_leases(session)
         session.execute(text("UPDATE jobs SET status = 'paused'"))
     running.join()
     [pid] = scripts.started(1)

@@ -87,7 +87,7 @@ def test_a_doubled_message_runs_a_job_once(
     start_worker(), start_worker()
     job_id = bench.submit(seed=1)
     for _ in range(5):
-        queue.wake()
+        queue.wake("cpu")
     status(bench, job_id, "succeeded")
     with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:
         until(lambda: broker.llen("jobs") == 0)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixkd.training.checkpoint import BEST, FINISHED, MODEL, Checkpoints, NotWrittenError, at_step
+from mixkd.contract.work import FINISHED
+from mixkd.training.checkpoint import BEST, MODEL, Checkpoints, NotWrittenError, at_step
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
 
