@@ -58,9 +58,13 @@ def publish(storage: Storage, prefix: str, run: Path, check: Callable[[], None])
 
 
 def withdraw(storage: Storage, prefix: str) -> None:
-    """Remove what an attempt stored in vain; a failure only leaves rubbish that nobody refers to."""
+    """Remove what an attempt published in vain, not its checkpoints: the next one may go on from them.
+
+    A failure only leaves rubbish that nobody refers to, until the sweeper comes.
+    """
     try:
-        storage.delete_prefix(prefix)
+        storage.delete([f"{prefix}/manifest.json", f"{prefix}/report.json"])
+        storage.delete_prefix(f"{prefix}/student")
     except Exception as error:
         log.warning("could not remove %s: %s", prefix, error)
 

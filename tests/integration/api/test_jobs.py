@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from core.db import SessionFactory
 from core.jobs import claims, ends
 from core.jobs.models import Job
+from core.jobs.states import FailureCause
 from mixkd.contract.messages import Metric, Progress
 from mixkd.contract.spec import DistilSpec
 

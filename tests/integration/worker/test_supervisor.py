@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
 from core.db import SessionFactory
-from core.jobs import ends
+from core.jobs import ends, wishes
 from core.jobs.models import JobMetric
 from core.jobs.states import JobStatus
 from core.models.models import Model
@@ -281,7 +281,7 @@ def test_a_lease_lost_while_it_publishes_leaves_no_files(
     with bench.sessions.begin() as session:
         session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
         ends.expire_leases(session)
-        session.execute(text("UPDATE jobs SET status = 'paused'"))
+        wishes.pause(session, bench.owner_id, job_id)
     slow.go_on.set()
     running.join()
     assert bench.job(job_id).status == "paused"
@@ -298,7 +298,7 @@ def test_the_heartbeat_notices_a_stolen_lease(
     with sessions.begin() as session:  # in one transaction, or the heartbeat comes between
         session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
         ends.expire_leases(session)
-        session.execute(text("UPDATE jobs SET status = 'paused'"))
+        wishes.pause(session, bench.owner_id, job_id)
     running.join()
     [pid] = scripts.started(1)
     assert not alive(pid)
