@@ -112,6 +112,9 @@ class Settings(BaseSettings):
         description="how long a worker that is told to stop may take for its trainer's last checkpoint, "
         "and for handing the job back",
     )
+    retry_seconds: float = Field(
+        10, ge=0, description="before a job that crashed is tried again; twice that after a second crash"
+    )
     silence_seconds: float = Field(
         1800, gt=0, description="a trainer that says nothing for so long hangs, and is ended"
     )

@@ -25,8 +25,12 @@ class AttemptFailed(Exception):
         self.failure = failure
 
 
-def ending(claim: Claim, error: Exception) -> Ending:
-    """What to commit for an attempt that did not succeed."""
+def ending(claim: Claim, error: Exception, retry_seconds: float) -> Ending:
+    """What to commit for an attempt that did not succeed.
+
+    Args:
+        retry_seconds: see `core.jobs.ends.fail`.
+    """
     match error:
         case CancelledError() | Halted(reason=Reason.CANCEL):
             return lambda session: ends.cancelled(session, claim.token)
@@ -35,7 +39,7 @@ def ending(claim: Claim, error: Exception) -> Ending:
         case Halted(reason=Reason.SHUTDOWN):
             return lambda session: ends.hand_back(session, claim.token, Reason.SHUTDOWN)
     why = _failure(error)
-    return lambda session: ends.fail(session, claim.token, why)
+    return lambda session: ends.fail(session, claim.token, why, retry_seconds)
 
 
 def _failure(error: Exception) -> Failure:  # noqa: PLR0911 - one line a reason

@@ -163,7 +163,7 @@ class Supervisor:
                 raise
             expected = isinstance(error, Halted | CancelledError | AttemptFailed)
             log.warning("the attempt ends: %s", error, exc_info=not expected)
-            self._commit(halt, ending(claim, error))
+            self._commit(halt, ending(claim, error, self._settings.retry_seconds))
         if self._stopping.is_set():
             self._queue.wake(self._device)  # a job handed back should not wait for the reconciler
 

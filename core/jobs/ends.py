@@ -107,10 +107,13 @@ def succeed(
     )
 
 
-def fail(session: Session, token: UUID, failure: Failure) -> JobStatus:
+def fail(session: Session, token: UUID, failure: Failure, retry_seconds: float = 0) -> JobStatus:
     """End the attempt, charge the job for it, and queue it again if its cause may pass by itself.
 
     A request to cancel wins over both.
+
+    Args:
+        retry_seconds: how long the job waits before it is tried again, usually: see `retry_delay`.
 
     Returns:
         The job's state now; for a repeated call, FAILED.
@@ -122,7 +125,7 @@ def fail(session: Session, token: UUID, failure: Failure) -> JobStatus:
     if job is None:
         return JobStatus.FAILED
     _settle(session, job, token, "failed", failure)
-    return _charge(session, job, failure)
+    return _charge(session, job, failure, retry_seconds)
 
 
 def hand_back(session: Session, token: UUID, reason: str) -> JobStatus:
@@ -196,7 +199,7 @@ def expire_leases(session: Session, limit: int = 100) -> list[tuple[str, JobStat
             update(Worker).where(Worker.id == job.worker_id).values(leases_lost=Worker.leases_lost + 1)
         )
         _settle(session, job, job.lease_token, "lost", lost)
-        ended.append((job.id, _charge(session, job, lost)))
+        ended.append((job.id, _charge(session, job, lost, 0)))
     return ended
 
 
@@ -298,13 +301,13 @@ def _requeue(session: Session, job: Job, reason: str, **columns: Any) -> None:
     )
 
 
-def _charge(session: Session, job: Job, failure: Failure) -> JobStatus:
+def _charge(session: Session, job: Job, failure: Failure, retry_seconds: float) -> JobStatus:
     """Where a locked job goes after a failed attempt."""
     charged = job.charged_failures + 1
     if job.cancel_requested_at is not None:
         _end_cancelled(session, job)
         return JobStatus.CANCELLED
-    delay = retry_delay(failure.cause, charged)
+    delay = retry_delay(failure.cause, charged, retry_seconds)
     if delay is not None and charged < job.max_attempts:
         if job.pause_requested_at is not None:
             _end_paused(session, job, charged_failures=charged)

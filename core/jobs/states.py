@@ -45,21 +45,28 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-RETRY_AFTER: Mapping[FailureCause, float] = {
-    FailureCause.WORKER_LOST: 0.0,
-    FailureCause.OUT_OF_MEMORY: 20.0,  # others on the machine may let go of some
-    FailureCause.INTERNAL: 10.0,
+RETRIED: Mapping[FailureCause, float] = {
+    FailureCause.WORKER_LOST: 0,
+    FailureCause.OUT_OF_MEMORY: 2,  # others on the machine may let go of some
+    FailureCause.INTERNAL: 1,
 }
-"""Causes after which the service tries again by itself, for the same input may succeed elsewhere: and the
-seconds until it does so, doubled with every further failure of the job."""
+"""Causes after which the service tries again by itself, for the same input may succeed elsewhere; and how
+many times the usual delay it waits first."""
 
-LONGEST_RETRY_DELAY = 600.0
+LONGEST_DELAY = 600.0
 
 
-def retry_delay(cause: FailureCause, failures: int) -> float | None:
-    """Seconds to wait before a job is tried again that has failed so many times; None: never by itself."""
-    first = RETRY_AFTER.get(cause)
-    return None if first is None else min(first * 2.0 ** (failures - 1), LONGEST_RETRY_DELAY)
+def retry_delay(cause: FailureCause, failures: int, usual: float) -> float | None:
+    """Seconds until a job that has failed so many times is tried again, twice as many with every failure.
+
+    Args:
+        usual: seconds after a first failure.
+
+    Returns:
+        None: it is not tried again by itself.
+    """
+    times = RETRIED.get(cause)
+    return None if times is None else min(times * usual * 2.0 ** (failures - 1), LONGEST_DELAY)
 
 
 def may_follow(now: JobStatus, after: JobStatus) -> bool:

@@ -242,7 +242,7 @@ def _finish(training: Training, stopped: Stopped) -> Outcome:
         best_epoch=-(-state.best_step // steps_an_epoch),
         validation=state.best,
         seconds=state.seconds,
-        checkpoint_seconds=state.writing,
+        writing_seconds=state.writing,
         stopped=stopped,
         micro_batch=state.micro_batch,
         notes=tuple(state.notes),

@@ -74,7 +74,7 @@ class Outcome(Strict):
     best_epoch: int = Field(description="counted from 1")
     validation: Scores = Field(description="of the best evaluation")
     seconds: float = Field(description="of all attempts together, as far as their work was kept")
-    checkpoint_seconds: float = Field(0.0, description="of them, what writing checkpoints took")
+    writing_seconds: float = Field(0.0, description="of them, on writing checkpoints")
     stopped: Stopped
     micro_batch: int | None = Field(description="rows at once in the end; null: the whole batch")
     notes: tuple[str, ...] = Field(description="what happened that a reader of the result should know")

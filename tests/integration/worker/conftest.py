@@ -63,6 +63,7 @@ def start(
                 "lease_seconds": 60.0,
                 "cancel_grace_seconds": 1.0,
                 "shutdown_grace_seconds": 6.0,
+                "retry_seconds": 0.0,
                 **changed,
             }
         )

@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 
 from core.db import SessionFactory
 from core.jobs import claims, ends
-from core.jobs.claims import Claim, LeaseLostError
+from core.jobs.claims import Claim, LeaseLostError, Wishes
 from core.jobs.ends import CancelledError, Failure
 from core.jobs.models import JobEvent, JobMetric
 from core.jobs.states import FailureCause, JobStatus
@@ -99,10 +99,10 @@ def test_many_claimers_never_get_one_job(bench: Bench) -> None:
 def test_renewing_brings_back_the_request_to_cancel(bench: Bench, sessions: SessionFactory) -> None:
     mine = claimed(bench)
     with sessions.begin() as session:
-        assert claims.renew(session, mine.token, 30) is False
+        assert claims.renew(session, mine.token, 30) == Wishes(False, False, False, False)
     bench.cancel(mine.job_id)
     with sessions.begin() as session:
-        assert claims.renew(session, mine.token, 30) is True
+        assert claims.renew(session, mine.token, 30) == Wishes(True, False, False, False)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ QUICK = {
     "MIXKD_HEARTBEAT_SECONDS": "0.3",
     "MIXKD_RECONCILE_SECONDS": "0.5",
     "MIXKD_CANCEL_GRACE_SECONDS": "2",
+    "MIXKD_RETRY_SECONDS": "0",
 }
 
 
@@ -76,7 +77,7 @@ def test_a_message_wakes_an_idle_worker(bench: Bench, start_worker: StartWorker,
     start_worker()
     status(bench, first, "succeeded")  # it looked for work by itself
     second = bench.submit(seed=2)
-    Queue(broker_url).wake()
+    Queue(broker_url).wake("cpu")
     status(bench, second, "succeeded")
 
 
@@ -90,7 +91,7 @@ def test_a_doubled_message_runs_a_job_once(
         queue.wake("cpu")
     status(bench, job_id, "succeeded")
     with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:
-        until(lambda: broker.llen("jobs") == 0)
+        until(lambda: broker.llen("jobs.cpu") == 0)
     assert len(scripts.started(1)) == 1
     assert bench.job(job_id).fence == 1
 

@@ -39,6 +39,8 @@ from mixkd.training.state import Outcome, Surroundings, TrainData
 
 STEPS = 10  # two epochs of five
 
+UNTIMED = {"seconds": 0.0, "writing_seconds": 0.0}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -156,14 +158,12 @@ def undisturbed(case: Case) -> Result:
 
 
 def without_seconds(outcome: Outcome) -> Outcome:
-    return outcome.model_copy(update={"seconds": 0.0})
+    return outcome.model_copy(update=UNTIMED)
 
 
 def same(found: Result, case: Case) -> None:
     expected = undisturbed(case)
-    assert found.outcome.model_copy(update={"seconds": 0}) == expected.outcome.model_copy(
-        update={"seconds": 0}
-    )
+    assert found.outcome.model_copy(update=UNTIMED) == expected.outcome.model_copy(update=UNTIMED)
     assert found.metrics == expected.metrics
     for name, value in expected.weights.items():
         assert torch.equal(value, found.weights[name]), name

@@ -69,7 +69,7 @@ def lasting(folder: Path) -> dict[str, object]:
     for name in ("teacher", "student"):
         del report[name]["speed"]
     for outcome in (report["teach"], report["distil"], report["baselines"]["kd"]["outcome"]):
-        del outcome["seconds"]
+        del outcome["seconds"], outcome["writing_seconds"]
     for ratio in ("latency", "throughput"):
         del report["comparison"][ratio]
     return report
