@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from core.jobs import wishes
 from core.jobs.models import JobMetric
 from core.models.models import Model
 from core.storage import Storage
@@ -82,6 +83,71 @@ def test_shutdown_stops_it_in_time(bench: Bench, start: Start, tmp_path: Path) -
     running.join(10)
     assert bench.job(job_id).status == "queued"
     assert trainers(tmp_path) == []
+
+
+def weights(bench: Bench, job_id: str) -> str:
+    """The SHA-256 of the student's weights."""
+    with bench.sessions() as session:
+        student = session.get_one(Model, bench.job(job_id).student_id)
+    sha256: str = (student.files or {})["model.safetensors"]["sha256"]
+    return sha256
+
+
+def test_what_a_worker_hands_back_ends_with_the_same_student(
+    bench: Bench, start: Start, tmp_path: Path
+) -> None:
+    """Stopped in each training and gone on with from storage, in another folder: the same to the bit."""
+    recipe = QUICK | {"teach": {"epochs": 3}, "distil": {"epochs": 60}, "runtime": {"checkpoint_seconds": 0}}
+    undisturbed = submit(bench, recipe)
+    start(trainer=TRAINER).join(120)
+    job_id = submit(bench, recipe)
+    for phase in ("teach", "distil"):
+        running = start(trainer=TRAINER)
+        until(lambda: any(one["phase"] == phase for one in bench.job(job_id).checkpoints), 90, phase)  # noqa: B023
+        running.supervisor.stop()
+        running.join(20)
+        assert bench.job(job_id).status == "queued", f"it ended before it could be stopped in {phase}"
+    start(trainer=TRAINER).join(120)
+    job = bench.job(job_id)
+    assert (job.status, job.fence, job.charged_failures) == ("succeeded", 3, 0)
+    assert weights(bench, job_id) == weights(bench, undisturbed)
+    assert job.checkpoints == []
+
+
+def test_a_paused_job_frees_its_worker_and_goes_on_where_it_was(bench: Bench, start: Start) -> None:
+    job_id = submit(bench, ENDLESS)
+    running = start(trainer=TRAINER)
+    until(lambda: bench.job(job_id).phase == "teach" and (bench.job(job_id).progress or {}).get("step"), 90)
+    with bench.sessions.begin() as session:
+        wishes.pause(session, bench.owner_id, job_id)
+    running.join(30)
+    job = bench.job(job_id)
+    assert (job.status, [one.outcome for one in bench.attempts(job_id)]) == ("paused", ["paused"])
+    reached = job.checkpoints[0]["step"]
+    assert reached > 0
+    with bench.sessions.begin() as session:
+        wishes.resume(session, bench.owner_id, job_id)
+    again = start(trainer=TRAINER)
+    until(lambda: (bench.job(job_id).progress or {}).get("step", 0) > reached, 90)
+    again.supervisor.stop()
+    again.join(20)
+    with bench.sessions() as session:
+        steps = session.scalars(select(JobMetric.step).where(JobMetric.phase == "teach")).all()
+    assert len(steps) == len(set(steps))
+
+
+def test_finishing_now_keeps_the_best_and_ends_well(bench: Bench, start: Start) -> None:
+    job_id = submit(bench, ENDLESS | {"teach": {"epochs": 1}})
+    running = start(trainer=TRAINER)
+    until(lambda: bench.job(job_id).phase == "distil" and bench.job(job_id).progress, 90)
+    with bench.sessions.begin() as session:
+        wishes.finish(session, bench.owner_id, job_id)
+    running.join(90)
+    job = bench.job(job_id)
+    assert (job.status, job.finish_requested_at) == ("succeeded", None)
+    assert (job.report or {})["distil"]["stopped"] == "asked"
+    types = bench.event_types(job_id)
+    assert types.index("finish_requested") < types.index("finished_early") < types.index("succeeded")
 
 
 def test_a_teacher_of_nan_diverges_and_publishes_nothing(
