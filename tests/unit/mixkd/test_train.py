@@ -19,9 +19,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from mixkd.batching import Part
 from mixkd.contract.messages import CheckpointWritten, Message, Metric, Note, PhaseStarted, Progress
 from mixkd.contract.spec import MixupSpec, TrainSpec
+from mixkd.training import loop
 from mixkd.training.control import Control
 from mixkd.training.loop import evaluation_steps, step_count
-from mixkd.training.state import TrainData
+from mixkd.training.state import TrainData, Training, save
 from tests.support.training import SPEC, Fit, Terms, at_step, equal, finetune, scores, weights
 
 
@@ -226,6 +227,30 @@ def test_checkpoints_are_written_in_the_time_asked_for(messages: list[Message], 
     messages.clear()
     fit(folder="other", checkpoint_seconds=1000)
     assert [m.step for m in messages if isinstance(m, CheckpointWritten)] == [24]  # its end
+
+
+def test_checkpoints_that_take_long_are_written_less_often(
+    messages: list[Message], monkeypatch: pytest.MonkeyPatch, fit: Fit
+) -> None:
+    """By a clock on which a step takes a second or less, and writing a checkpoint half of one."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.25
+        return now
+
+    def slow(training: Training) -> None:
+        nonlocal now
+        now += 0.5
+        save(training)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(loop, "save", slow)
+    outcome = fit(checkpoint_seconds=1)
+    written = [m.step for m in messages if isinstance(m, CheckpointWritten)]
+    assert len(written) == 2, "one, and the end: fifty times what it took is longer than the rest"
+    assert 0.5 <= outcome.writing_seconds < 1.5
 
 
 def test_a_disk_that_takes_no_checkpoint_does_not_end_the_training(
