@@ -84,6 +84,8 @@ class Uploader:
             except (LeaseLostError, Halted):
                 return  # whoever has the job now has its own
             except Exception as error:  # whatever it is, training goes on, and the next one may succeed
+                if self._ended:  # and the folder is gone
+                    return
                 log.warning("a checkpoint could not be stored: %s", error)
                 self._try_again_later(written)
             finally:

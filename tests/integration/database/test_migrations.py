@@ -4,16 +4,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from alembic import command
 from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy.orm import Session
 
 from core import schema
 from core.config import Settings
 from core.db import connect
+from core.jobs import claims, ends
+from core.jobs.states import JobStatus
+from core.workers import service as workers
 
 
 @pytest.fixture
@@ -121,3 +126,33 @@ def test_an_older_database_is_refused_and_a_newer_one_accepted_and_left_alone(em
         connection.execute(text("DELETE FROM alembic_version"))
     with pytest.raises(schema.SchemaTooOld):
         schema.require_current(empty)
+
+
+OF_THE_RELEASE_BEFORE = """
+    INSERT INTO owners (id, name) VALUES ('own_1', 'ann');
+    INSERT INTO workers (id, hostname, pid, device) VALUES ('wrk_1', 'here', 1, 'cpu');
+    INSERT INTO models (id, owner_id, name, kind, source, status, prefix, files, info)
+        VALUES ('mdl_1', 'own_1', 'm', 'teacher', 'upload:', 'ready', 'models/mdl_1', '{}', '{}');
+    INSERT INTO datasets (id, owner_id, name, status, format, columns, files, report, fingerprint)
+        VALUES ('ds_1', 'own_1', 'd', 'ready', 'jsonl', '{}', '{}', '{}', 'f');
+    INSERT INTO jobs (id, owner_id, name, teacher_id, dataset_id, recipe, status, fence, worker_id,
+                      lease_token, lease_expires_at, event_seq)
+        VALUES ('job_1', 'own_1', 'j', 'mdl_1', 'ds_1', '{}', 'running', 1, 'wrk_1', gen_random_uuid(),
+                clock_timestamp() - interval '1 s', 1);
+    INSERT INTO job_attempts (job_id, number, owner_id, worker_id, lease_token)
+        SELECT id, 1, owner_id, worker_id, lease_token FROM jobs;
+    INSERT INTO job_events (job_id, seq, owner_id, type, data) VALUES ('job_1', 1, 'own_1', 'queued', '{}')"""
+
+
+def test_a_job_that_runs_during_an_upgrade_is_not_lost(empty: Engine) -> None:
+    """Its worker was stopped for it; the new release finds the lease run out and takes the job up."""
+    schema.migrate(empty, "0002")
+    with empty.begin() as connection:
+        connection.execute(text(OF_THE_RELEASE_BEFORE))
+    schema.migrate(empty)
+    with Session(empty) as session, session.begin():
+        assert ends.expire_leases(session) == [("job_1", JobStatus.QUEUED)]
+        workers.register(session, "wrk_2", hostname="here", pid=2, device="cpu", gpus=0)
+        claim = claims.claim(session, "wrk_2", uuid4(), 60)
+        assert claim is not None
+        assert (claim.job_id, claim.fence, claim.checkpoints) == ("job_1", 2, ())

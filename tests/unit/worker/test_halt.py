@@ -1,0 +1,51 @@
+"""The stop button of an attempt, and what its trainer may read of the lease."""
+
+import os
+import struct
+
+import pytest
+
+from worker.halt import Halt, Halted, Reason, boot_seconds
+
+
+@pytest.fixture
+def halt() -> Halt:
+    return Halt(boot_seconds() + 60)
+
+
+def test_the_first_reason_stands_but_for_the_loss_of_the_lease(halt: Halt) -> None:
+    assert halt.reason is None
+    halt.ask(Reason.PAUSE)
+    halt.ask(Reason.CANCEL)
+    assert halt.reason is Reason.PAUSE
+    halt.ask(Reason.LEASE_LOST)
+    assert halt.reason is Reason.LEASE_LOST
+    with pytest.raises(Halted):
+        halt.check()
+
+
+def test_it_presses_itself_when_the_lease_has_run_out() -> None:
+    assert Halt(boot_seconds() - 1).reason is Reason.LEASE_LOST
+
+
+def test_a_renewal_holds_it_off_and_the_trainer_sees_it(halt: Halt) -> None:
+    with halt.shared() as descriptor:
+        first = struct.unpack("=d", os.pread(descriptor, 8, 0))[0]
+        assert first > boot_seconds()
+        halt.extend(first + 100)
+        assert struct.unpack("=d", os.pread(descriptor, 8, 0))[0] == first + 100
+    halt.extend(first)  # without a trainer there is nobody to tell
+    with halt.shared() as descriptor:
+        assert struct.unpack("=d", os.pread(descriptor, 8, 0))[0] == first
+
+
+def test_each_wish_to_finish_is_passed_on_once(halt: Halt) -> None:
+    """Every heartbeat reads the same column until the trainer has granted it."""
+    halt.ask_to_finish(True)
+    assert halt.finish
+    halt.finish = False  # passed on
+    halt.ask_to_finish(True)
+    assert not halt.finish
+    halt.ask_to_finish(False)  # granted, and written down
+    halt.ask_to_finish(True)  # wished again
+    assert halt.finish
