@@ -10,11 +10,12 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from core.jobs.models import Job
+from core.queue import CPU_JOBS
 
 
 def messages(broker_url: str) -> int:
     with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as broker:
-        return int(broker.llen("jobs"))  # type: ignore[arg-type]  # redis-py types it for its async client too
+        return int(broker.llen(CPU_JOBS))  # type: ignore[arg-type]  # redis-py types it for its async client too
 
 
 @contextmanager
