@@ -1,9 +1,9 @@
 """A trainer that does what a test tells it: run as a script in the place of `python -m mixkd`.
 
-    fake_trainer.py SCRIPTS run SPEC --dir D --pipe FD
+    fake_trainer.py SCRIPTS run SPEC --dir D --pipe FD --lease FD
 
 The recipe's seed names the script, `SCRIPTS/SEED.json`: a list of steps. Without one it makes a student and
-succeeds. It loads neither torch nor anything of ours.
+succeeds. It loads no torch; the step `train` is a training in small, see `tests.support.small_training`.
 """
 
 import json
@@ -78,6 +78,10 @@ def step(  # noqa: PLR0912 - one branch a step
         case "wait for":
             while not (scripts / values[0]).exists():
                 time.sleep(0.02)
+        case "eat memory":
+            eaten = []
+            while True:
+                eaten.append(b"\1" * (16 << 20))
         case "hang":
             time.sleep(3600)
         case "ignore SIGTERM":
@@ -87,6 +91,12 @@ def step(  # noqa: PLR0912 - one branch a step
         case "child":  # holds the pipe open after its parent's end
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], pass_fds=[pipe])
             (scripts / values[0]).write_text(str(child.pid))
+        case "train":  # steps, seconds of each, steps between checkpoints
+            from tests.support.small_training import train
+
+            value = train(*values, scripts=scripts, folder=folder, pipe=pipe, lease=int(sys.argv[9]))
+            shutil.copytree(run["teacher"], folder / "student")
+            (folder / "report.json").write_text(json.dumps({"value": value}))
         case "once":  # what follows happens in the first attempt only
             if (scripts / values[0]).exists():
                 for again in SUCCEED:
