@@ -8,7 +8,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from core.db import SessionFactory
 from core.jobs import claims
-from mixkd.contract.messages import Message, Metric, Note, PhaseStarted, Progress, Resolved
+from mixkd.contract.messages import CheckpointWritten, Message, Metric, Note, PhaseStarted, Progress, Resolved
 
 FLUSH_SECONDS = 1.0
 MAX_METRICS = 10_000  # kept through an outage; then the oldest go
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Collects messages of one attempt; a phase is written at once, the rest about once a second."""
+    """Collects messages of one attempt; phases, and all that comes before a checkpoint, are written at once,
+    the rest about once a second."""
 
     def __init__(self, sessions: SessionFactory, token: UUID) -> None:
         self._sessions = sessions
@@ -49,12 +50,20 @@ class Recorder:
                 self._metrics.append(message)
             case Progress():
                 self._progress = message
+            case CheckpointWritten():
+                self._due = 0
         if time.monotonic() >= self._due:
             self.flush()
 
     def finished(self) -> None:
         """The trainer ended a training early, as it was asked."""
         self._finished = True
+
+    @property
+    def all_written(self) -> bool:
+        """Whether nothing that was noted still waits for the database."""
+        waiting = (self._phases, self._resolved, self._notes, self._finished, self._metrics, self._progress)
+        return not any(waiting)
 
     def flush(self) -> None:
         """Write what was noted. If the database is away, it is kept for the next time.
@@ -63,8 +72,7 @@ class Recorder:
             LeaseLostError: the job is no longer ours.
         """
         self._due = time.monotonic() + FLUSH_SECONDS
-        waiting = (self._phases, self._resolved, self._notes, self._finished, self._metrics, self._progress)
-        if not any(waiting):
+        if self.all_written:
             return
         try:
             with self._sessions.begin() as session:

@@ -191,10 +191,14 @@ class Supervisor:
         )
         uploader.start()
 
+        unsent: list[CheckpointWritten] = []
+
         def take(message: Message | None) -> None:
             recorder.take(message)
             if isinstance(message, CheckpointWritten):
-                uploader.take(message)
+                unsent[:] = [message]
+            if unsent and recorder.all_written:  # who goes on from it says nothing of the steps before again
+                uploader.take(unsent.pop())
 
         silence = self._settings.silence_seconds
         try:
@@ -209,6 +213,7 @@ class Supervisor:
                 on_finished=recorder.finished,
             )
             recorder.flush()
+            take(None)
         finally:
             uploader.finish(self._storing.get(halt.reason, 0) if halt.reason else 0)
         if halt.reason is Reason.SILENCE:
@@ -247,13 +252,27 @@ class Supervisor:
         space, a row without its files costs trust."""
         info, report = student.info.model_dump(mode="json"), student.report
         try:
-            recorder.flush()
+            self._write_down(recorder, halt)
             self._commit(
                 halt, lambda session: ends.succeed(session, claim.token, student.files, info, report)
             )
         except (LeaseLostError, CancelledError):
             withdraw(self._storage, claim.prefix)
             raise
+
+    def _write_down(self, recorder: Recorder, halt: Halt) -> None:
+        """Write what the trainer said last, which nobody may once the job has ended.
+
+        Raises:
+            LeaseLostError: the job is no longer ours.
+            Halted: the lease ran out meanwhile.
+        """
+        recorder.flush()
+        while not recorder.all_written:
+            if halt.reason is Reason.LEASE_LOST:
+                raise Halted(Reason.LEASE_LOST)
+            time.sleep(RETRY_SECONDS)
+            recorder.flush()
 
     def _commit(self, halt: Halt, ending: Ending) -> None:
         """Commit, again and again through an outage of the database while the lease may be ours.
