@@ -56,21 +56,29 @@ def test_the_last_numbers_are_written_before_a_job_succeeds(
 ) -> None:
     """Its commit waits for a database that is away; so do they."""
     flaky = sessionmaker(bench.sessions.kw["bind"], expire_on_commit=False)
-    outages = iter(range(2))
+    refused: list[bool] = []  # of each commit during the outage, whether the student was stored by then
 
     @event.listens_for(flaky, "before_commit")
     def fail(_: Session) -> None:
-        if scripts.left("publishing").exists() and next(outages, None) is not None:
+        if scripts.left("outage").exists():
+            refused.append(scripts.left("stored").exists())
             raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
 
     class Telling(Storage):
         def put_file(self, key: str, path: Path) -> StoredFile:
-            scripts.left("publishing").touch()
-            return super().put_file(key, path)
+            file = super().put_file(key, path)
+            if path.name == "manifest.json":
+                scripts.left("stored").touch()
+            return file
 
     said = {"type": "metric", "phase": "evaluate", "step": 1, "values": {"accuracy": 0.5}}
-    scripts.write(1, *SUCCEED[:-1], ["say", said], ["say", said | {"step": 2}], SUCCEED[-1])
+    scripts.write(
+        1, *SUCCEED[:-1], ["leave", "outage"], ["say", said], ["say", said | {"step": 2}], SUCCEED[-1]
+    )
     job_id = bench.submit(seed=1)
-    start(sessions=flaky, storage=Telling(settings.storage_url)).join()
+    running = start(sessions=flaky, storage=Telling(settings.storage_url))
+    until(lambda: sum(refused) > 2)
+    scripts.left("outage").unlink()
+    running.join()
     assert bench.job(job_id).status == "succeeded"
     assert curve(bench, job_id) == [1, 2]
