@@ -9,7 +9,7 @@ import psutil
 from sqlalchemy import select
 
 from core.jobs import wishes
-from core.jobs.models import JobAttempt, JobEvent, JobMetric
+from core.jobs.models import JobAttempt, JobEvent
 from core.jobs.states import FINAL
 from tests.chaos.world import World
 from tests.support.history import Step, resumed_from, steps
@@ -77,12 +77,6 @@ def judge(world: World) -> Iterator[str]:
             yield from violations_of_losses(
                 job_id, mine, resumed_from(job_id, events), 2 * expected.every, world.outages
             )
-            job = cluster.bench.job(job_id)
-            curve = session.scalars(
-                select(JobMetric.step).where(JobMetric.job_id == job_id).order_by(JobMetric.step)
-            ).all()
-            if job.status == "succeeded":
-                yield from violations_of_curve(job_id, curve)
 
 
 def violations_of_losses(
@@ -109,13 +103,6 @@ def losses(
     numbers = sorted(last)
     for before, after in pairwise(numbers):
         yield after, last[before].step - goes_on.get((job_id, after), 0), last[before].ended
-
-
-def violations_of_curve(job_id: str, curve: Sequence[int]) -> Iterator[str]:
-    """The metrics of a job that succeeded have no holes."""
-    if list(curve) != list(range(1, len(curve) + 1)):
-        missing = sorted(set(range(1, max(curve) + 1)) - set(curve))
-        yield f"{job_id}: its curve lacks the steps {missing}"
 
 
 def tally(world: World, seconds: float, seed: int, violations: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import select
 
 from core.db import SessionFactory
-from core.jobs.models import Job, JobAttempt, JobEvent
+from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
 from core.jobs.states import FINAL, JobStatus, may_follow
 from core.models.models import Model
 from core.storage import CorruptFileError, Storage, StoredFile
@@ -139,9 +139,19 @@ def judge(
             found += violations_of_attempts(job, attempts)
             found += violations_of_student(job, students, storage, wanted, finished_early=any(
                 event.type == "finished_early" for event in events))  # fmt: skip
+            curve = session.scalars(
+                select(JobMetric.step).where(JobMetric.job_id == job_id).order_by(JobMetric.step)
+            ).all()
+            found += violations_of_curve(job, curve)
             stored |= resumed_from(job_id, events)
     made = [step for step in steps(scripts) if step.job in expected]
     return [*found, *violations_of_steps(made, stored)]
+
+
+def violations_of_curve(job: Job, curve: Sequence[int]) -> Iterator[str]:
+    """What is wrong with a successful job's metrics, one for each step that counts."""
+    if job.status == JobStatus.SUCCEEDED and list(curve) != list(range(1, len(curve) + 1)):
+        yield f"{job.id}: its curve lacks the steps {sorted(set(range(1, max(curve))) - set(curve))}"
 
 
 def resumed_from(job_id: str, events: Sequence[JobEvent]) -> dict[tuple[str, int], int]:
@@ -171,7 +181,6 @@ def violations_of_student(
 
 
 def _is_there(storage: Storage, key: str, promised: StoredFile) -> bool:
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             storage.fetch(key, Path(folder) / "file", promised)
