@@ -8,10 +8,12 @@ BIN := .venv/bin
 DATA ?= mixkd-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
+SECONDS ?= 120
+SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
-        test-acceptance test-architecture mutation bench-paper bench-gpu docs clean
+        test-acceptance test-architecture test-long chaos mutation bench-paper bench-gpu docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +64,12 @@ test-acceptance: setup ## the stack as a user starts it
 
 test-architecture: setup ## import rules, module sizes, generated documentation
 	$(BIN)/python -m pytest -q tests/architecture
+
+test-long: setup ## every fault, the slow ones too, and a minute of chaos
+	$(BIN)/python -m pytest -m "" -v --durations=0 tests/acceptance/faults
+
+chaos: setup ## faults at random over short jobs on 3 workers, judged at the end (SECONDS=, SEED=)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --seconds "$(SECONDS)" --seed "$(SEED)"
 
 mutation: setup ## change mixup.py and losses.py in every way mutmut knows, and see which change no test notices
 	@# Not into .venv: where Celery finds setproctitle it renames its processes, which tests look for.

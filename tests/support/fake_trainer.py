@@ -92,6 +92,7 @@ def step(  # noqa: PLR0912 - one branch a step
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], pass_fds=[pipe])
             (scripts / values[0]).write_text(str(child.pid))
         case "train":  # steps, seconds of each, steps between checkpoints
+            sys.path.insert(0, str(Path(__file__).parents[2]))  # a script finds only what lies beside it
             from tests.support.small_training import train
 
             value = train(*values, scripts=scripts, folder=folder, pipe=pipe, lease=int(sys.argv[9]))
