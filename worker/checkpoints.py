@@ -8,9 +8,9 @@ is killed anywhere in between leaves rubbish, never half a checkpoint.
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Condition, Thread
 
 from core.db import SessionFactory
@@ -18,7 +18,7 @@ from core.jobs import claims
 from core.jobs.claims import CheckpointFile, Claim, LeaseLostError, StoredCheckpoint
 from core.storage import CorruptFileError, Storage, StoredFile, digest
 from mixkd.contract.messages import CheckpointWritten, Note
-from mixkd.contract.work import RESOLVED, WORK, to_go_on
+from mixkd.contract.work import RESOLVED, STEP, WORK, to_go_on
 from worker.halt import Halt, Halted, Reason
 
 RETRY_SECONDS = 5.0
@@ -115,10 +115,11 @@ class Uploader:
         finally:
             shutil.rmtree(self._aside, ignore_errors=True)
         self._check_lease()
-        new = StoredCheckpoint(attempt=self._claim.fence, phase=written.phase, step=written.step, files=files)
+        step = _step_of(files) or written.step  # the trainer may be further than what was heard of it
+        new = StoredCheckpoint(attempt=self._claim.fence, phase=written.phase, step=step, files=files)
         with self._sessions.begin() as session:
             kept = claims.keep_checkpoint(session, self._claim.token, new)
-        log.info("checkpoint %s %d is stored", written.phase, written.step)
+        log.info("checkpoint %s %d is stored", written.phase, step)
         self._remove_all_but(kept)
 
     def _check_lease(self) -> None:
@@ -161,6 +162,12 @@ class Uploader:
         for file in old:
             del self._known[file.sha256]
         self._storage.delete([file.key for file in old])
+
+
+def _step_of(files: Iterable[str]) -> int | None:
+    """The step of the training that is under way; None: all are finished."""
+    folders = [PurePath(file).parent.name for file in files]
+    return max((int(name.removeprefix(STEP)) for name in folders if name.startswith(STEP)), default=None)
 
 
 def bring_back(

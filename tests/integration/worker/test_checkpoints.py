@@ -122,6 +122,20 @@ def test_the_next_attempt_goes_on_from_the_newest_one(
     assert "teach/finished/model.safetensors" in found
 
 
+def test_it_is_called_what_it_is_though_the_news_of_it_are_old(
+    bench: Bench, start: Start, work: Path
+) -> None:
+    """A worker that was frozen hears of the first after the trainer wrote the third."""
+    job_id = bench.submit()
+    uploader = start(claimed(bench))
+    news = [step(work, number) for number in (1, 2, 3)]
+    uploader.take(news[0])
+    uploader.finish(10)
+    assert [(one.step, "distil/step-00000003/state.json" in one.files) for one in kept(bench, job_id)] == [
+        (3, True)
+    ]
+
+
 def test_what_storage_has_is_not_sent_again(
     bench: Bench, start: Start, work: Path, settings: Settings
 ) -> None:
