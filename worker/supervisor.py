@@ -242,7 +242,7 @@ class Supervisor:
             except (OSError, obstore.exceptions.BaseError) as error:
                 if time.monotonic() + delay >= given_up:
                     raise
-                log.warning("the storage does not answer; trying again in %g s: %s", delay, error)
+                log.warning("files could not be moved; trying again in %g s: %s", delay, error)
                 if (reason := halt.wait(delay)) is not None:
                     raise Halted(reason) from error
         raise AssertionError("there is always another delay")

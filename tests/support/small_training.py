@@ -50,6 +50,8 @@ def train(
         if signal.SIGTERM in wishes or step % every == 0:
             if _write(work, step, value):
                 _say(pipe, type="checkpoint", phase="distil", step=step)
+            else:
+                _say(pipe, type="note", detail="no checkpoint could be written")
             if signal.SIGTERM in wishes:
                 sys.exit(143)
     return value
@@ -99,8 +101,7 @@ def _write(work: Path, step: int, value: str) -> bool:
         (scratch / "weights").write_bytes(value.encode() * 100)
         target.parent.mkdir(exist_ok=True)
         scratch.rename(target)
-    except OSError as error:
-        print(f"no checkpoint: {error}", flush=True)
+    except OSError:
         return False
     for older in sorted(target.parent.glob("step-*"))[:-2]:
         for path in older.iterdir():
