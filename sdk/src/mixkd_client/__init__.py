@@ -24,6 +24,7 @@ from mixkd_client._errors import (
 )
 from mixkd_client._types import (
     Attempt,
+    Checkpoint,
     Dataset,
     Event,
     Failure,
@@ -33,6 +34,7 @@ from mixkd_client._types import (
     Problem,
     ProblemDocument,
     Progress,
+    Resources,
     Student,
     StudentFile,
 )
@@ -40,6 +42,7 @@ from mixkd_client._types import (
 __all__ = [
     "ApiError",
     "Attempt",
+    "Checkpoint",
     "Client",
     "Conflict",
     "ConnectionFailed",
@@ -59,6 +62,7 @@ __all__ = [
     "Problem",
     "ProblemDocument",
     "Progress",
+    "Resources",
     "ServerError",
     "Student",
     "StudentFile",

@@ -36,8 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def submit(client: Client, given: argparse.Namespace) -> None:
     """`mixkd jobs submit`."""
     recipe = None if given.recipe is None else _read_object(given.recipe)
+    wanted = {"device": given.device, "gpu_type": given.gpu_type, "gpus": given.gpus}
     job = client.jobs.create(
-        given.teacher, given.dataset, recipe=recipe, name=given.name, priority=given.priority
+        given.teacher,
+        given.dataset,
+        recipe=recipe,
+        name=given.name,
+        priority=given.priority,
+        resources={name: value for name, value in wanted.items() if value is not None},
+        deadline_seconds=given.deadline_seconds,
     )
     print(job.id)  # noqa: T201 - the command's output
     if given.watch:
@@ -64,9 +71,14 @@ def watch(client: Client, given: argparse.Namespace) -> None:
     _watch(client, given.job)
 
 
-def cancel(client: Client, given: argparse.Namespace) -> None:
-    """`mixkd jobs cancel`."""
-    client.jobs.cancel(given.job)
+def ask(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs cancel | pause | resume | finish | retry`."""
+    getattr(client.jobs, given.wish)(given.job)
+
+
+def set_priority(client: Client, given: argparse.Namespace) -> None:
+    """`mixkd jobs priority`."""
+    client.jobs.set_priority(given.job, given.priority)
 
 
 def download(client: Client, given: argparse.Namespace) -> None:
@@ -114,6 +126,12 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--name")
     new.add_argument("--priority", type=int, help="0 to 100")
+    new.add_argument("--device", choices=["any", "cpu", "gpu"], help="what it runs on; default: any")
+    new.add_argument("--gpu-type", help="a part of the GPU's name, such as h100; with --device gpu")
+    new.add_argument("--gpus", type=int, help="how many, at least; with --device gpu")
+    new.add_argument(
+        "--deadline-seconds", type=int, help="it fails if it has not ended so long after its submission"
+    )
     new.add_argument("--watch", action="store_true", help="follow it to its end")
     new.set_defaults(run=submit)
     many = jobs.add_parser("list", help="the newest ones")
@@ -123,11 +141,18 @@ def parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("show", show, "everything about one, as JSON"),
         ("watch", watch, "follow one to its end"),
-        ("cancel", cancel, "ask for its end"),
+        ("cancel", ask, "ask for its end"),
+        ("pause", ask, "let it wait; a running one frees its worker"),
+        ("resume", ask, "let a paused one go on"),
+        ("finish", ask, "stop its training now and keep the best"),
+        ("retry", ask, "try one again that failed or was cancelled"),
+        ("priority", set_priority, "change the place of one that waits"),
     ):
         one = jobs.add_parser(name, help=text)
         one.add_argument("job", help="job_…")
-        one.set_defaults(run=run)
+        one.set_defaults(run=run, wish=name)
+        if run is set_priority:
+            one.add_argument("priority", type=int, help="0 to 100")
     files = jobs.add_parser("download", help="fetch the student and check its SHA-256s")
     files.add_argument("job", help="job_…")
     files.add_argument("directory", type=Path)

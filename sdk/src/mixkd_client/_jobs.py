@@ -31,15 +31,27 @@ class Jobs:
         recipe: Mapping[str, Any] | None = None,
         name: str | None = None,
         priority: int | None = None,
+        resources: Mapping[str, Any] | None = None,
+        deadline_seconds: int | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a distillation; what the recipe leaves out is a default (docs/reference/recipe.md).
+
+        Args:
+            resources: what a worker must have: `device` (any, cpu, gpu), `gpu_type`, `gpus`.
+            deadline_seconds: the job fails if it has not ended so long after its submission.
 
         Raises:
             InvalidInput: the recipe does not fit the teacher or the data; nothing was started.
         """
         body: dict[str, Any] = {"teacher_id": teacher_id, "dataset_id": dataset_id}
-        optional = {"name": name, "recipe": recipe and dict(recipe), "priority": priority}
+        optional = {
+            "name": name,
+            "recipe": recipe and dict(recipe),
+            "priority": priority,
+            "resources": resources and dict(resources),
+            "deadline_seconds": deadline_seconds,
+        }
         body |= {key: value for key, value in optional.items() if value is not None}
         answer = self._transport.create("/v1/jobs", json=body, idempotency_key=idempotency_key)
         return Job.model_validate_json(answer)
@@ -54,7 +66,51 @@ class Jobs:
 
     def cancel(self, job_id: str) -> Job:
         """Ask for its end. A running job ends within seconds; `wait` sees it."""
-        answer = self._transport.request("POST", f"/v1/jobs/{job_id}/cancel")
+        return self._ask(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Let it wait until `resume`. A running one writes a checkpoint and frees its worker.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        return self._ask(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused one go on from its last checkpoint, when its turn comes.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        return self._ask(job_id, "resume")
+
+    def finish(self, job_id: str) -> Job:
+        """Let the training under way stop at its next step, and count with its best weights.
+
+        Raises:
+            Conflict: it is not running.
+        """
+        return self._ask(job_id, "finish")
+
+    def retry(self, job_id: str) -> Job:
+        """Queue one again that failed or was cancelled; it goes on from its last checkpoint.
+
+        Raises:
+            Conflict: it has succeeded.
+        """
+        return self._ask(job_id, "retry")
+
+    def set_priority(self, job_id: str, priority: int) -> Job:
+        """Change the place of one that waits.
+
+        Raises:
+            Conflict: it does not wait any more.
+        """
+        answer = self._transport.request("PATCH", f"/v1/jobs/{job_id}", json={"priority": priority})
+        return Job.model_validate_json(answer.content)
+
+    def _ask(self, job_id: str, what: str) -> Job:
+        answer = self._transport.request("POST", f"/v1/jobs/{job_id}/{what}")
         return Job.model_validate_json(answer.content)
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
@@ -97,7 +153,7 @@ class Jobs:
         on_update: Callable[[Event | Progress], None] | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Follow a job to its end.
+        """Follow a job to its end. One that is paused is waited for until somebody resumes it.
 
         Args:
             on_update: called with every event and progress snapshot; see `mixkd_client.progress`.

@@ -105,6 +105,22 @@ class Failure(Answer):
     remedy: str | None = None
 
 
+class Resources(Answer):
+    """What a worker must have to run a job."""
+
+    device: str = "any"
+    gpu_type: str | None = None
+    gpus: int = 1
+
+
+class Checkpoint(Answer):
+    """Where a next attempt would go on."""
+
+    attempt: int
+    phase: str
+    step: int
+
+
 class Job(Answer):
     """One distillation."""
 
@@ -122,7 +138,13 @@ class Job(Answer):
     failure: Failure | None = None
     student_id: str | None = None
     attempts: int = 0
+    resources: Resources = Resources()
+    checkpoint: Checkpoint | None = None
     cancel_requested_at: datetime | None = None
+    pause_requested_at: datetime | None = None
+    finish_requested_at: datetime | None = None
+    not_before: datetime | None = None
+    deadline_at: datetime | None = None
     queued_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -356,6 +356,39 @@ def test_the_command_submits_shows_lists_and_cancels(
         mixkd("jobs", "watch", job_id)
 
 
+def test_wishes_reach_the_service(client: Client, request_body: dict[str, Any]) -> None:
+    ids = request_body["teacher_id"], request_body["dataset_id"]
+    wanted = {"device": "gpu", "gpu_type": "h100", "gpus": 2}
+    job = client.jobs.create(*ids, resources=wanted, deadline_seconds=3600)
+    assert job.resources.model_dump() == wanted
+    assert job.deadline_at is not None
+    assert client.jobs.set_priority(job.id, 7).priority == 7
+    for ask, status in (
+        (client.jobs.pause, "paused"), (client.jobs.resume, "queued"),
+        (client.jobs.cancel, "cancelled"), (client.jobs.retry, "queued"),
+    ):  # fmt: skip
+        assert ask(job.id).status == status
+    with pytest.raises(mixkd_client.Conflict, match="only a job that trains"):
+        client.jobs.finish(job.id)
+
+
+def test_the_command_passes_wishes_on(
+    mixkd: Callable[..., str], client: Client, request_body: dict[str, Any]
+) -> None:
+    ids = ["--teacher", request_body["teacher_id"], "--dataset", request_body["dataset_id"]]
+    job_id = mixkd("jobs", "submit", *ids, "--device", "cpu", "--deadline-seconds", "60").strip()
+    mixkd("jobs", "priority", job_id, "80")
+    mixkd("jobs", "pause", job_id)
+    job = client.jobs.get(job_id)
+    assert (job.status, job.priority, job.resources.device) == ("paused", 80, "cpu")
+    mixkd("jobs", "resume", job_id)
+    mixkd("jobs", "cancel", job_id)
+    mixkd("jobs", "retry", job_id)
+    assert client.jobs.get(job_id).status == "queued"
+    with pytest.raises(SystemExit, match="cannot be finished early"):
+        mixkd("jobs", "finish", job_id)
+
+
 def test_the_command_downloads(
     mixkd: Callable[..., str], job_id: str, student: dict[str, bytes], tmp_path: Path
 ) -> None:
