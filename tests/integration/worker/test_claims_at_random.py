@@ -1,17 +1,19 @@
 """Any order of two workers, a user and a reconciler leaves a history that makes sense."""
 
+import contextlib
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from hypothesis.strategies import sampled_from
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from core.jobs import claims, ends
-from core.jobs.claims import LeaseLostError
+from core.errors import Conflict
+from core.jobs import claims, ends, wishes
+from core.jobs.claims import LeaseLostError, StoredCheckpoint
 from core.jobs.ends import CancelledError, Failure
-from core.jobs.models import Job
+from core.jobs.models import Job, JobAttempt
 from core.jobs.states import FINAL, FailureCause, JobStatus, may_follow
 from core.models.models import Model
 from core.storage import StoredFile
@@ -24,7 +26,12 @@ ENDS = {
     "crash": lambda session, token: ends.fail(session, token, Failure(FailureCause.INTERNAL, "")),
     "hand_back": lambda session, token: ends.hand_back(session, token, "worker_shutdown"),
     "cancelled": ends.cancelled,
+    "paused": ends.paused,
 }
+WISHES = {
+    "pause": wishes.pause, "resume": wishes.resume, "finish": wishes.finish, "retry": wishes.retry,
+    "prioritise": lambda session, owner, job: wishes.prioritise(session, owner, job, 90),
+}  # fmt: skip
 
 
 def machine(bench: Bench) -> type[RuleBasedStateMachine]:
@@ -36,6 +43,7 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
             self.workers = [bench.worker(), bench.worker()]
             self.tokens: list[UUID | None] = [None, None]  # what each worker believes it holds
             self.jobs = [bench.submit(), bench.submit()]
+            self.step = 0
             self.seen: dict[str, tuple[JobStatus, int, int]] = {}
             self.drain()
 
@@ -102,6 +110,50 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
             job_id = self.owner_of(self.tokens[worker]) or self.jobs[0]
             bench.cancel(job_id)
 
+        @rule(wish=sampled_from([*WISHES]), number=sampled_from([0, 1]))
+        def wish(self, wish: str, number: int) -> None:
+            with contextlib.suppress(Conflict), bench.sessions.begin() as session:
+                WISHES[wish](session, bench.owner_id, self.jobs[number])
+
+        @rule(number=sampled_from([0, 1]))
+        def let_the_deadline_pass(self, number: int) -> None:
+            """A waiting job ends by it; a running one is ended by its worker; the others stay."""
+            with bench.sessions.begin() as session:
+                job = session.get_one(Job, self.jobs[number])
+                job.deadline_seconds, job.deadline_at = 60, func.clock_timestamp()
+                status = job.status
+            with bench.sessions.begin() as session:
+                ended = ends.fail_overdue(session)
+            assert (self.jobs[number] in ended) == (status in ("queued", "paused"))
+            with bench.sessions.begin() as session:
+                job = session.get_one(Job, self.jobs[number])
+                job.deadline_seconds = job.deadline_at = None
+
+        @rule(worker=WORKERS)
+        def store_a_checkpoint(self, worker: int) -> None:
+            if (token := self.tokens[worker]) is None:
+                return
+            owns = self.owner_of(token)
+            self.step += 1
+            with bench.sessions.begin() as session:
+                attempt = (
+                    session.scalar(select(JobAttempt.number).where(JobAttempt.lease_token == token)) or 0
+                )
+                new = StoredCheckpoint(attempt=attempt, phase="distil", step=self.step, files={})
+                try:
+                    assert claims.keep_checkpoint(session, token, new)[0] == new
+                except LeaseLostError:
+                    assert not owns
+                else:
+                    assert owns
+
+        @rule(worker=WORKERS)
+        def finish_early(self, worker: int) -> None:
+            """The trainer did as it was asked, if it was."""
+            if (token := self.tokens[worker]) is not None and self.owner_of(token):
+                with bench.sessions.begin() as session:
+                    claims.finishing(session, token)
+
         @rule()
         def submit(self) -> None:
             """Something to do, once a job has come to its end."""
@@ -128,16 +180,24 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
             assert [attempt.number for attempt in attempts] == list(range(1, job.fence + 1))
             running = [attempt for attempt in attempts if attempt.outcome is None]
             assert len(running) == (job.status == "running")
-            charged = sum(attempt.outcome in {"failed", "lost"} for attempt in attempts)
-            assert job.charged_failures <= charged <= job.max_attempts
             types = [event.type for event in events]
-            assert sum(word in {"succeeded", "failed", "cancelled"} for word in types) == (
+            retried = types.count("retried")
+            charged = sum(attempt.outcome in {"failed", "lost"} for attempt in attempts)
+            assert job.charged_failures <= charged <= job.max_attempts * (1 + retried)
+            assert sum(word in {"succeeded", "failed", "cancelled"} for word in types) == retried + (
                 JobStatus(job.status) in FINAL
             )
+            assert len(job.checkpoints) <= 2
+            assert all(1 <= one["attempt"] <= job.fence for one in job.checkpoints)
+            assert job.checkpoints == sorted(job.checkpoints, key=lambda one: -one["step"])
+            assert job.pause_requested_at is None or job.status == "running"
             assert types.count("succeeded") == len(students(bench, job_id)) <= 1
             if "cancel_requested" in types:
-                after = types[types.index("cancel_requested") + 1 :]
-                assert set(after) <= {"cancelled"}, "a job asked to end neither goes on nor succeeds"
+                after = types[len(types) - types[::-1].index("cancel_requested") :]
+                after = after[: after.index("retried")] if "retried" in after else after
+                assert set(after) <= {"cancelled", "checkpoint", "finished_early"}, (
+                    "it neither goes on nor succeeds"
+                )
             status = JobStatus(job.status)
             if job_id in self.seen:
                 before, seq, _ = self.seen[job_id]
