@@ -25,9 +25,6 @@ IMPORT_MODEL = "mixkd.import_model"
 SEND_SECONDS = 2
 """How long one attempt to reach the broker may take; a request waits for two of them at worst."""
 
-MESSAGE_LIFE_SECONDS = 3600
-"""Old hints are dropped. Generous, for the age is judged by the worker's clock, which may be wrong."""
-
 log = logging.getLogger(__name__)
 
 
@@ -119,9 +116,8 @@ class Queue:
 
     def _send(self, task: str, queue: str, *args: Any) -> None:
         try:
-            self._app.send_task(
-                task, args=args, queue=queue, expires=MESSAGE_LIFE_SECONDS, ignore_result=True
-            )
+            # Without `expires`: a worker whose clock is ahead would drop every hint. An old one does no harm.
+            self._app.send_task(task, args=args, queue=queue, ignore_result=True)
         except Exception as error:  # whatever it is, the row is there and the reconciler will see it
             log.warning("could not send %s%s: %s", task, args, error)
 
