@@ -20,6 +20,7 @@ from tests.chaos.world import World, made
 
 TICK_SECONDS = 0.1
 BETWEEN_FAULTS = (0.3, 2.5)
+OFTEN = ("a users wish", "a users wish", "commits unanswered", "worker frozen")  # so much besides
 
 
 def main() -> int:
@@ -46,7 +47,7 @@ def main() -> int:
 def break_things(world: World, seconds: float) -> None:
     """A fault now and then, for so long; then everything is mended."""
     end = time.monotonic() + seconds
-    names = sorted(FAULTS)
+    names = [*sorted(FAULTS), *OFTEN]
     next_fault = time.monotonic() + 5  # the workers start
     while time.monotonic() < end:
         world.tick(work=True)
