@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,14 @@ class Cluster:
         self.expected: dict[str, Expected] = {}
         self.processes: list[Process] = []
 
-    def worker(self, *arguments: str, ready: bool = True, **environment: str) -> Process:
-        """Start a worker; with `--control` the one that reconciles."""
+    def worker(
+        self, *arguments: str, ready: bool = True, within: Sequence[str] = (), **environment: str
+    ) -> Process:
+        """Start a worker; with `--control` the one that reconciles.
+
+        Args:
+            within: a command that runs another, such as `ip netns exec NAME`.
+        """
         ours = {
             "MIXKD_DATABASE_URL": self.settings.database_url.get_secret_value(),
             "MIXKD_BROKER_URL": self.settings.broker_url.get_secret_value(),
@@ -109,7 +116,14 @@ class Cluster:
         log = self.folder / f"worker-{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fake_worker", str(self.scripts.folder), *arguments],
+                [
+                    *within,
+                    sys.executable,
+                    "-m",
+                    "tests.support.fake_worker",
+                    str(self.scripts.folder),
+                    *arguments,
+                ],
                 cwd=ROOT,
                 env=os.environ | QUICK | ours | environment,
                 stdout=output,

@@ -15,25 +15,34 @@ SOCKET = ".s.PGSQL.5432"
 class LossyPostgres:
     """Passes on what both sides say, until it is told otherwise.
 
+    Args:
+        folder: made for the socket.
+        host: listen at this address instead, on any port.
+
     Attributes:
         url: of the database, by this way.
         silent: nothing passes in either direction, and no connection ends: half-open.
         lost: of how many commits the answer was lost so far.
     """
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, host: str | None = None) -> None:
         folder.mkdir()
         direct = make_url(database_url)
         self._server = str(Path(str(direct.query["host"])) / SOCKET)
-        self.url = direct.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
+        if host is None:
+            self._listening = socket.socket(socket.AF_UNIX)
+            self._listening.bind(str(folder / SOCKET))
+            self._listening.listen()
+            way = direct.update_query_dict({"host": str(folder)})
+        else:
+            self._listening = socket.create_server((host, 0))
+            way = direct.set(query={}, host=host, port=self._listening.getsockname()[1])
+        self.url = way.render_as_string(hide_password=False)
         self.silent = False
         self.lost = 0
         self._to_lose = 0
         self._lock = Lock()
         self._open: set[socket.socket] = set()
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(folder / SOCKET))
-        self._listening.listen()
         Thread(target=self._accept, daemon=True).start()
 
     def lose(self, commits: int) -> None:
