@@ -13,7 +13,7 @@ SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
-        test-acceptance test-architecture test-long chaos mutation bench-paper bench-gpu docs clean
+        test-acceptance test-architecture test-long chaos mutation bench-paper bench-gpu bench-claims docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench-paper: setup ## the paper's table on real text, three seeds (an hour or tw
 
 bench-gpu: setup ## a run of BERT-base's size where there is a GPU: speed, memory, the same bits
 	$(BIN)/python -m benchmarks.gpu --out build/bench/gpu
+
+bench-claims: setup ## 50 workers claim from 10,000 queued jobs, beside SKIP LOCKED alone (a minute)
+	$(BIN)/python -m benchmarks.claims --out build/bench/claims.md
 
 docs: setup ## write the generated pages of docs/ anew
 	$(BIN)/python scripts/docs.py

@@ -136,7 +136,8 @@ class Supervisor:
                         self._worker_id,
                         token,
                         self._settings.lease_seconds,
-                        self._settings.max_running_per_owner,
+                        most_running=self._settings.max_running_per_owner,
+                        again=tries_left < CLAIM_TRIES - 1,
                     )
             except DBAPIError:
                 if not tries_left:

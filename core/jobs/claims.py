@@ -90,16 +90,22 @@ class Claim:
 
 
 def claim(
-    session: Session, worker_id: str, token: UUID, lease_seconds: float, most_running: int | None = None
+    session: Session,
+    worker_id: str,
+    token: UUID,
+    lease_seconds: float,
+    *,
+    most_running: int | None = None,
+    again: bool = False,
 ) -> Claim | None:
     """Take the queued job whose turn it is, see `core.jobs.order`.
 
     Args:
-        token: minted by the caller, who after a lost answer asks again with the same one and gets
-            the job that it already has.
+        token: minted by the caller.
         most_running: jobs that one owner may run at a time, unless the owner's row says otherwise.
+        again: the answer to the same claim was lost: if it did commit, the job is ours already.
     """
-    if (ours := _claimed(session, token)) is not None:
+    if again and (ours := _claimed(session, token)) is not None:
         return ours
     found = order.take(session, session.get_one(Worker, worker_id), most_running)
     if found is None:

@@ -3,7 +3,7 @@
 The highest priority first; among equals the owner with the fewest running jobs; then who has waited longest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Subquery, and_, exists, func, or_, select, true
@@ -32,29 +32,40 @@ class Next:
 def take(session: Session, worker: Worker, most_running: int | None) -> Next | None:
     """The job that this worker should have, locked until the transaction ends.
 
-    Its owner's row is locked too, and their running jobs counted under that lock: two claims at once cannot
-    both be the last one that a limit allows.
+    Where an owner's jobs are limited, the owner's row is locked too, and their running jobs counted under
+    that lock: two claims at once cannot both be the last one that a limit allows. An owner whose row another
+    claim holds just now loses the turn, unless nobody else has a job.
 
     Args:
         most_running: of an owner who has no limit of their own; None: as many as there are workers.
     """
-    for owner_id in _owners_in_turn(session, worker, most_running):
-        limit = session.execute(
-            select(Owner.max_running).where(Owner.id == owner_id).with_for_update(key_share=True)
-        ).scalar_one()
-        limit = most_running if limit is None else limit
-        if limit is not None and _running(session, owner_id) >= limit:
-            continue
-        found = session.execute(
-            select(Job.id, Job.owner_id, Job.fence)
-            .where(Job.owner_id == owner_id, _READY, fits(worker))
-            .order_by(*_IN_ORDER)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).one_or_none()
-        if found is not None:
-            return Next(*found)
+    owners = _owners_in_turn(session, worker, most_running)
+    for waits in (False, True):
+        for owner_id, limit in owners:
+            if limit is None or _may_run_one_more(session, owner_id, limit, waits=waits):
+                found = _first(session, worker, owner_id)
+                if found is not None:
+                    return found
     return None
+
+
+def _may_run_one_more(session: Session, owner_id: str, limit: int, *, waits: bool) -> bool:
+    row = select(Owner.id).where(Owner.id == owner_id).with_for_update(key_share=True, skip_locked=not waits)
+    if session.scalar(row) is None:
+        return False
+    running = select(func.count()).where(Job.owner_id == owner_id, Job.status == JobStatus.RUNNING)
+    return session.scalars(running).one() < limit  # by a statement of its own, which sees all that committed
+
+
+def _first(session: Session, worker: Worker, owner_id: str) -> Next | None:
+    found = session.execute(
+        select(Job.id, Job.owner_id, Job.fence)
+        .where(Job.owner_id == owner_id, _READY, fits(worker))
+        .order_by(*_IN_ORDER)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    return None if found is None else Next(*found)
 
 
 def fits(worker: Worker) -> ColumnElement[bool]:
@@ -97,8 +108,10 @@ def waiting_for(session: Session, worker: Worker) -> int:
     return session.scalars(select(func.count()).where(_READY, fits(worker))).one()
 
 
-def _owners_in_turn(session: Session, worker: Worker, most_running: int | None) -> Iterator[str]:
-    """Owners who have a job for this worker and may run one more, the one whose turn it is first."""
+def _owners_in_turn(
+    session: Session, worker: Worker, most_running: int | None
+) -> list[tuple[str, int | None]]:
+    """Owners who have a job for this worker and may run one more, in turn, each with their limit."""
     running = _running_by_owner()
     count = func.coalesce(running.c.count, 0)
     limit = func.coalesce(Owner.max_running, most_running)
@@ -111,13 +124,13 @@ def _owners_in_turn(session: Session, worker: Worker, most_running: int | None) 
         .lateral()
     )
     query = (
-        select(Owner.id)
+        select(Owner.id, limit)
         .join(head, true())
         .outerjoin(running, running.c.owner_id == Owner.id)
         .where(or_(limit.is_(None), count < limit))
         .order_by(head.c.priority.desc(), count, head.c.queued_at, head.c.id)
     )
-    yield from session.scalars(query).all()
+    return [(owner_id, most) for owner_id, most in session.execute(query)]
 
 
 def _running_by_owner() -> Subquery:
@@ -127,8 +140,3 @@ def _running_by_owner() -> Subquery:
         .group_by(Job.owner_id)
         .subquery()
     )
-
-
-def _running(session: Session, owner_id: str) -> int:
-    query = select(func.count()).where(Job.owner_id == owner_id, Job.status == JobStatus.RUNNING)
-    return session.scalars(query).one()

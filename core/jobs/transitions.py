@@ -6,8 +6,7 @@ from sqlalchemy import ColumnElement, true, update
 from sqlalchemy.orm import Session
 
 from core.db import NOW
-from core.jobs import events
-from core.jobs.models import Job
+from core.jobs.models import Job, JobEvent
 from core.jobs.states import FINAL, JobStatus, may_follow
 
 
@@ -40,12 +39,14 @@ def transition(
     moved = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.status == now, condition)
-        .values({"status": after} | _follows_from(after) | columns)
-        .returning(Job.id)
-    ).scalar()
+        .values({"status": after, "event_seq": Job.event_seq + 1} | _follows_from(after) | columns)
+        .returning(Job.event_seq, Job.owner_id)
+    ).one_or_none()
     if moved is None:
         return False
-    events.append(session, job_id, event, **(data or {}))
+    seq, owner_id = moved
+    session.add(JobEvent(job_id=job_id, seq=seq, owner_id=owner_id, type=event, data=data or {}))
+    session.flush()
     return True
 
 

@@ -53,7 +53,7 @@ def worker(bench: Bench, device: str = "cpu", gpus: int = 0) -> str:
 
 def claim(bench: Bench, worker_id: str | None = None, most_running: int | None = None) -> str | None:
     with bench.sessions.begin() as session:
-        found = claims.claim(session, worker_id or worker(bench), uuid4(), 60, most_running)
+        found = claims.claim(session, worker_id or worker(bench), uuid4(), 60, most_running=most_running)
     return found.job_id if found else None
 
 
