@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import deps, middleware, problems
-from api.routes import datasets, health, jobs, keys, models
+from api.routes import datasets, health, jobs, keys, metrics, models
 from api.schemas.common import ProblemDocument
 from core import db, schema
 from core.config import Settings
@@ -67,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     problems.install(app)
 
-    app.include_router(health.router, responses={503: _ERRORS[503]})
+    for router in (health.router, metrics.router):
+        app.include_router(router, responses={503: _ERRORS[503]})
     for router in (datasets.router, models.router, jobs.router, keys.router):
         app.include_router(
             router,

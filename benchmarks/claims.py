@@ -4,7 +4,7 @@
 
 On a real Postgres with its default durability. The yardstick is what every queue in SQL begins with: the
 first row by priority and age, `FOR UPDATE SKIP LOCKED`. Both claim at the same rate, from the same queue, one
-after the other in one run; a claim is timed from the beginning of its transaction to the end of its commit, on
+after the other in one run; a claim is timed from the begin of its transaction to the end of its commit, on
 a connection that is open already.
 """
 

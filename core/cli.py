@@ -117,6 +117,22 @@ def create_key(
 
 
 @app.command()
+def limit(
+    owner: Annotated[str, typer.Argument(help="whose jobs")],
+    running: Annotated[str, typer.Argument(help="how many may run at a time; `none`: as the settings say")],
+    data_dir: RunningDataDir = None,
+) -> None:
+    """Limit how many jobs an owner may run at a time. Those that run go on."""
+    from core.accounts import service as accounts
+    from core.db import session_factory
+
+    if running != "none" and not running.isdecimal():
+        _fail(f"{running!r} is neither a number nor `none`")
+    with _engine(data_dir) as engine, session_factory(engine).begin() as session:
+        accounts.limit(session, owner, None if running == "none" else int(running))
+
+
+@app.command()
 def remove(
     data_dir: Annotated[Path, typer.Option(help="what to delete; nothing may be running on it")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,

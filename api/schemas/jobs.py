@@ -298,6 +298,7 @@ class AttemptView(BaseModel):
                     "ended_at": "2025-06-01T12:00:31Z",
                     "outcome": "failed",
                     "cause": "out_of_memory",
+                    "phase_seconds": {"prepare": 4.2, "distil": 25.8},
                     "exit_code": -9,
                     "log_tail": "",
                 }
@@ -311,6 +312,7 @@ class AttemptView(BaseModel):
     ended_at: datetime | None
     outcome: Literal["succeeded", "failed", "cancelled", "paused", "handed_back", "lost"] | None
     cause: FailureCause | None
+    phase_seconds: dict[str, float] = Field(description="how long each phase took, as far as it has ended")
     exit_code: int | None
     log_tail: str | None
 

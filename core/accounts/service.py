@@ -41,6 +41,19 @@ def create_key(session: Session, owner_name: str, key_name: str) -> tuple[ApiKey
     return add_key(session, owner_id, new_id("key"), key_name)
 
 
+def limit(session: Session, owner_name: str, max_running: int | None) -> None:
+    """Set how many jobs an owner may run at a time; None: as many as the settings say.
+
+    Raises:
+        NotFound: there is no owner of that name.
+    """
+    changed = session.execute(
+        update(Owner).where(Owner.name == owner_name).values(max_running=max_running).returning(Owner.id)
+    ).scalar()
+    if changed is None:
+        raise NotFound(f"there is no owner {owner_name!r}")
+
+
 def add_key(session: Session, owner_id: str, key_id: str, key_name: str) -> tuple[ApiKey, str]:
     """A new key, under an id that the caller chose, for an owner that exists."""
     plaintext = PREFIX + secrets.token_urlsafe(SECRET_BYTES)

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, DateTime, func, select, update
+from sqlalchemy import ColumnElement, DateTime, Numeric, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -164,10 +164,26 @@ def enter_phase(session: Session, token: UUID, phase: Phase, steps: int = 0) -> 
     job = locked(session, token)
     if job.phase == phase:
         return
+    end_phase(session, job, token)
     job.phase = phase
+    job.phase_started_at = func.clock_timestamp()
     job.progress = None
     session.flush()
     events.append(session, job.id, "phase", phase=phase, steps=steps, attempt=job.fence)
+
+
+def end_phase(session: Session, job: Job, token: UUID) -> None:
+    """Add the time since the present phase of a locked job began to its attempt's account."""
+    if job.phase is None or job.phase_started_at is None:
+        return
+    took = func.extract("epoch", func.clock_timestamp() - job.phase_started_at)
+    before = func.coalesce(JobAttempt.phase_seconds[job.phase].as_float(), 0.0)
+    total = func.jsonb_build_object(job.phase, func.round(cast(before + took, Numeric), 3))
+    session.execute(
+        update(JobAttempt)
+        .where(JobAttempt.job_id == job.id, JobAttempt.lease_token == token)
+        .values(phase_seconds=JobAttempt.phase_seconds.concat(total))
+    )
 
 
 def resolved(session: Session, token: UUID, runtime: RuntimeSpec) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from core.db import NOW
 from core.ids import new_id
 from core.imports import ImportStatus
-from core.jobs.claims import LeaseLostError, after, lock, mine, prefix
+from core.jobs.claims import LeaseLostError, after, end_phase, lock, mine, prefix
 from core.jobs.models import Job, JobAttempt
 from core.jobs.states import FailureCause, JobStatus, retry_delay
 from core.jobs.transitions import transition
@@ -241,6 +241,7 @@ def _to_settle(session: Session, token: UUID, outcome: Outcome) -> Job | None:
 def _settle(
     session: Session, job: Job, token: UUID, outcome: Outcome, failure: Failure | None = None
 ) -> None:
+    end_phase(session, job, token)
     session.execute(
         update(JobAttempt)
         .where(JobAttempt.job_id == job.id, JobAttempt.lease_token == token)

@@ -98,6 +98,7 @@ class Job(Base):
     worker_id: Mapped[str | None] = mapped_column(ForeignKey("workers.id"))
 
     phase: Mapped[str | None] = mapped_column(String(16))
+    phase_started_at: Mapped[datetime | None]
     progress: Mapped[dict[str, Any] | None]  # the last mixkd.contract.messages.Progress
     failure_cause: Mapped[str | None] = mapped_column(String(32))
     failure: Mapped[dict[str, Any] | None]  # detail, field, remedy
@@ -131,6 +132,7 @@ class JobAttempt(Base):
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(16))
     cause: Mapped[str | None] = mapped_column(String(32))
+    phase_seconds: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     exit_code: Mapped[int | None]
     log_tail: Mapped[str | None] = mapped_column(Text)
 

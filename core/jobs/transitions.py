@@ -59,5 +59,6 @@ def _follows_from(state: JobStatus) -> dict[str, Any]:
     if state in FINAL:
         columns["finish_requested_at"] = None
     else:
-        columns |= {"phase": None, "progress": None, "failure": None, "failure_cause": None}
+        columns |= {"phase": None, "phase_started_at": None, "progress": None}
+        columns |= {"failure": None, "failure_cause": None}
     return columns

@@ -43,7 +43,11 @@ def _columns() -> _Columns:
             sa.Column("not_before", TIME, nullable=True),
             sa.Column("deadline_seconds", sa.Integer(), nullable=True),
             sa.Column("deadline_at", TIME, nullable=True),
+            sa.Column("phase_started_at", TIME, nullable=True),
             sa.Column("checkpoints", JSONB, server_default=sa.text("'[]'::jsonb"), nullable=False),
+        ],
+        "job_attempts": [
+            sa.Column("phase_seconds", JSONB, server_default=sa.text("'{}'::jsonb"), nullable=False),
         ],
     }
 

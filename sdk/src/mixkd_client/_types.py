@@ -182,6 +182,7 @@ class Attempt(Answer):
     ended_at: datetime | None = None
     outcome: str | None = None
     cause: str | None = None
+    phase_seconds: dict[str, float] = {}
     exit_code: int | None = None
     log_tail: str | None = None
 
