@@ -133,6 +133,44 @@ def limit(
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="where the copy goes; a new folder")],
+    data_dir: RunningDataDir = None,
+) -> None:
+    """Copy the database and the files that it refers to. Jobs may run meanwhile."""
+    from core import backup as backups
+    from core.storage import CorruptFileError, Storage
+
+    with _engine(data_dir) as engine:
+        try:
+            about = backups.backup(engine, Storage(_settings(data_dir).storage_url), folder)
+        except (CorruptFileError, OSError) as error:
+            _fail(error)
+    typer.echo(f"{sum(about.rows.values())} rows of {about.taken_at} and {about.files} files are in {folder}")
+    if about.missing:
+        typer.echo(
+            f"{len(about.missing)} files of checkpoints were replaced meanwhile; their jobs lose an interval"
+        )
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="what `backup` wrote")],
+    data_dir: RunningDataDir = None,
+) -> None:
+    """Bring a backup into an empty, migrated database and into storage. Jobs that ran then go on."""
+    from core import backup as backups
+    from core.storage import Storage
+
+    with _engine(data_dir) as engine:
+        try:
+            about = backups.restore(engine, Storage(_settings(data_dir).storage_url), folder)
+        except OSError as error:
+            _fail(error)
+    typer.echo(f"{sum(about.rows.values())} rows of {about.taken_at} and {about.files} files are back")
+
+
+@app.command()
 def remove(
     data_dir: Annotated[Path, typer.Option(help="what to delete; nothing may be running on it")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,

@@ -1,19 +1,31 @@
 """`mixkd-server doctor`: what a service with these settings needs, part by part."""
 
+import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, false, func, or_, select, text
 
 from core import schema
 from core.config import Settings
-from core.db import connect
+from core.db import connect, session_factory
+from core.jobs import order
+from core.jobs.claims import after
+from core.jobs.models import Job
+from core.jobs.states import JobStatus
 from core.queue import Queue
 from core.storage import Storage
+from core.workers import service as workers
+from core.workers.models import Worker
 
 TORCH_SECONDS = 120.0
+CLOCK_SECONDS = 5.0
+LITTLE_ROOM = 2e9
 
 _TORCH = """
 import torch, transformers
@@ -39,6 +51,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "schema": lambda: _schema(engine),
         "broker": lambda: _broker(settings),
         "storage": lambda: _storage(settings),
+        "room": lambda: _room(settings),
+        "clock": lambda: _clock(engine),
+        "workers": lambda: _workers(engine, settings),
+        "queue": lambda: _queue(engine, settings),
+        "control": lambda: _control(engine, settings),
         "trainer": _trainer,
     }
     for part, check in checks.items():
@@ -69,6 +86,63 @@ def _broker(settings: Settings) -> str:
 def _storage(settings: Settings) -> str:
     Storage(settings.storage_url).ping()
     return settings.storage_url
+
+
+def _room(settings: Settings) -> str:
+    folders = {"work": settings.work_dir}
+    if settings.storage_url.startswith("file://"):
+        folders["storage"] = Path(settings.storage_url.removeprefix("file://"))
+    free = {}
+    for name, folder in folders.items():
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free[name] = shutil.disk_usage(there).free
+    told = ", ".join(f"{room / 1e9:.1f} GB free for {name}" for name, room in free.items())
+    if min(free.values()) < LITTLE_ROOM:
+        raise RuntimeError(f"{told}: too little for a teacher, a student and checkpoints")
+    return told
+
+
+def _clock(engine: Engine) -> str:
+    with engine.connect() as connection:
+        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+    ahead = time.time() - float(theirs)
+    if abs(ahead) > CLOCK_SECONDS:
+        raise RuntimeError(
+            f"this machine's is {ahead:+.0f} s from the database's; jobs do not mind, logs mislead"
+        )
+    return f"within {CLOCK_SECONDS:g} s of the database's"
+
+
+def _workers(engine: Engine, settings: Settings) -> str:
+    with session_factory(engine)() as session:
+        found = session.scalars(select(Worker).where(workers.lives(settings.lease_seconds))).all()
+    if not found:
+        raise RuntimeError("none has reported within a lease; start `mixkd-server worker`")
+    kinds = Counter(f"{worker.gpus} x {worker.device}" if worker.gpus else "cpu" for worker in found)
+    return ", ".join(f"{count} with {kind}" for kind, count in kinds.items())
+
+
+def _queue(engine: Engine, settings: Settings) -> str:
+    """Jobs that wait, and those among them that no living worker could have."""
+    with session_factory(engine)() as session:
+        living = session.scalars(select(Worker).where(workers.lives(settings.lease_seconds))).all()
+        waiting = select(func.count()).where(Job.status == JobStatus.QUEUED)
+        queued = session.scalars(waiting).one()
+        lost = session.scalars(waiting.where(~or_(false(), *(order.fits(worker) for worker in living)))).one()
+    if lost:
+        raise RuntimeError(f"{queued} jobs wait, {lost} of them for devices that no living worker has")
+    return f"{queued} jobs wait"
+
+
+def _control(engine: Engine, settings: Settings) -> str:
+    """A lease that ran out long ago was not taken up: nobody reconciles."""
+    late = after(-(2 * settings.reconcile_seconds + settings.lease_seconds))
+    with session_factory(engine)() as session:
+        query = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < late)
+        forgotten = session.scalars(query).one()
+    if forgotten:
+        raise RuntimeError(f"{forgotten} jobs of lost workers are not taken up; start `mixkd-server control`")
+    return "no lost job waits for it"
 
 
 def _trainer() -> str:

@@ -1,5 +1,6 @@
 """A whole service of real processes that a test may kill, freeze and starve: no part outlives the test."""
 
+import copy
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from core.workers.models import Worker
 from tests.support.fake_trainer import Scripts
 from tests.support.history import Expected, judge, steps
 from tests.support.jobs import Bench
+from tests.support.small_training import HISTORY
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +168,16 @@ class Cluster:
     def violations(self) -> list[str]:
         """Everything that is wrong with the jobs that were submitted by `train`."""
         return judge(self.sessions, self.storage, self.scripts.folder, self.expected)
+
+    def bench_in(self, other: "Cluster") -> Bench:
+        """Our owner, teacher and data set, as they are after a restore in another cluster."""
+        bench = copy.copy(self.bench)
+        bench.sessions, bench.storage = other.sessions, other.storage
+        return bench
+
+    def history(self) -> list[str]:
+        """The lines that trainers left."""
+        return (self.scripts.folder / HISTORY).read_text().splitlines()
 
     def worker_of(self, job_id: str) -> Process:
         """The process that has a job."""

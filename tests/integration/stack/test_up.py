@@ -101,9 +101,17 @@ def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
     made = _mixkd_server("create-key", "laptop", "--data-dir", str(data_dir))
     assert _status(stack, "/v1/jobs", made.stdout.strip()) == 200
     assert _mixkd_server("migrate", "--data-dir", str(data_dir)).returncode == 0
-    found = _mixkd_server("doctor", "--data-dir", str(data_dir))
-    assert found.returncode == 0, found.stdout
-    assert "BAD" not in found.stdout
+    until(lambda: _workers(stack) == 2)  # they come after the API, which is all that a start waits for
+    found = until(lambda: _well(data_dir))
+    assert "1 with cpu" in found
+    assert _mixkd_server("limit", "default", "2", "--data-dir", str(data_dir)).returncode == 0
+    for wrong, said in ((("nobody", "2"), "no owner"), (("default", "many"), "neither a number")):
+        refused = _mixkd_server("limit", *wrong, "--data-dir", str(data_dir))
+        assert (refused.returncode, said in refused.stderr) == (1, True)
+    copy = data_dir.with_suffix(".backup")
+    assert "files are in" in _mixkd_server("backup", str(copy), "--data-dir", str(data_dir)).stdout
+    refused = _mixkd_server("restore", str(copy), "--data-dir", str(data_dir))
+    assert (refused.returncode, "not empty" in refused.stderr) == (1, True)
 
     stack.stop(signal.SIGINT)
     assert _socket_dirs(data_dir) == []
@@ -210,6 +218,12 @@ def test_remove_asks_first_and_deletes_only_what_is_ours(data_dir: Path) -> None
     assert not data_dir.exists()
 
 
+def _well(data_dir: Path) -> str | None:
+    """What the doctor says once all is well."""
+    found = _mixkd_server("doctor", "--data-dir", str(data_dir))
+    return found.stdout if found.returncode == 0 and "BAD" not in found.stdout else None
+
+
 def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
     result = _mixkd_server(
         "doctor",
@@ -219,4 +233,5 @@ def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     verdicts = {line.split()[1]: line.split()[0] for line in result.stdout.splitlines()}
-    assert verdicts == {"database": "BAD", "schema": "BAD", "broker": "BAD", "storage": "ok", "trainer": "ok"}
+    without_a_database = dict.fromkeys(("database", "schema", "clock", "workers", "queue", "control"), "BAD")
+    assert verdicts == {**without_a_database, "broker": "BAD", "storage": "ok", "room": "ok", "trainer": "ok"}
