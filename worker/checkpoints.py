@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path, PurePath
 from threading import Condition, Thread
 
@@ -58,7 +59,8 @@ class Uploader:
         self._latest: CheckpointWritten | None = None
         self._busy = False
         self._ended = False
-        self._thread = Thread(target=self._run, name="checkpoints", daemon=True)
+        known_to_the_log = copy_context()  # the job and the attempt
+        self._thread = Thread(target=known_to_the_log.run, args=[self._run], name="checkpoints", daemon=True)
 
     def start(self) -> None:
         """Begin to listen."""

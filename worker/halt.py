@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from enum import StrEnum
 from threading import Event, Lock, Thread
 from typing import TypeVar
@@ -153,7 +154,7 @@ def interruptible(halt: Halt, work: Callable[[], T]) -> T:
         finally:
             finished.set()
 
-    Thread(target=run, name="transfer", daemon=True).start()
+    Thread(target=copy_context().run, args=[run], name="transfer", daemon=True).start()
     while not finished.wait(0.05):
         if halt.reason is not None and not finished.wait(1):
             halt.check()

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from threading import Event, Thread
 from uuid import UUID
 
@@ -30,7 +31,7 @@ class Heart:
         self._worker_id = worker_id
         self._every = every
         self._lease_seconds = lease_seconds
-        self._held: tuple[UUID, Halt] | None = None
+        self._held: tuple[UUID, Halt, Context] | None = None
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="heart", daemon=True)
 
@@ -53,7 +54,7 @@ class Heart:
     @contextmanager
     def holding(self, token: UUID, halt: Halt) -> Iterator[None]:
         """Renew this lease with every beat inside the block."""
-        self._held = token, halt
+        self._held = token, halt, copy_context()  # its log lines name the job
         try:
             yield
         finally:
@@ -69,7 +70,8 @@ class Heart:
     def _beat(self) -> None:
         held = self._held  # let go meanwhile, its renewal finds no row, which does no harm
         if held is not None:
-            self._renew(*held)
+            token, halt, known_to_the_log = held
+            known_to_the_log.run(self._renew, token, halt)
         with self._sessions.begin() as session:
             workers.heartbeat(session, self._worker_id, renewed=held is not None, gpu_use=devices.gpu_use())
 

@@ -1,5 +1,6 @@
 """Trainers, workers and whole machines that die, freeze or are told to stop."""
 
+import json
 import os
 import shutil
 import signal
@@ -109,6 +110,10 @@ def test_a_worker_is_told_to_stop(cluster: Cluster) -> None:
     assert cluster.step(job_id) > stopped_at
     cluster.until_ended(job_id)
     assert outcomes(cluster, job_id) == ["handed_back", "succeeded"]
+    lines = [json.loads(line) for line in (cluster.folder / "worker-0.log").read_text().splitlines()]
+    ours = [line for line in lines if line["logger"] in ("worker.supervisor", "worker.checkpoints")]
+    assert {line["logger"] for line in ours} == {"worker.supervisor", "worker.checkpoints"}
+    assert {(line.get("job_id"), line.get("attempt")) for line in ours} == {(job_id, 1)}
 
 
 def test_all_workers_are_restarted_one_after_the_other(cluster: Cluster) -> None:
