@@ -111,7 +111,7 @@ def test_a_worker_is_told_to_stop(cluster: Cluster) -> None:
     cluster.until_ended(job_id)
     assert outcomes(cluster, job_id) == ["handed_back", "succeeded"]
     written = (cluster.folder / "worker-0.log").read_text().splitlines()
-    lines = [json.loads(line) for line in written if line.startswith("{")]  # Celery says goodbye in its own way
+    lines = [json.loads(line) for line in written if line.startswith("{")]  # not Celery's goodbye
     ours = [line for line in lines if line["logger"] in ("worker.supervisor", "worker.checkpoints")]
     assert {line["logger"] for line in ours} == {"worker.supervisor", "worker.checkpoints"}
     assert {(line.get("job_id"), line.get("attempt")) for line in ours} == {(job_id, 1)}
