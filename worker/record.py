@@ -71,7 +71,6 @@ class Recorder:
         Raises:
             LeaseLostError: the job is no longer ours.
         """
-        self._due = time.monotonic() + FLUSH_SECONDS
         if self.all_written:
             return
         try:
@@ -94,6 +93,8 @@ class Recorder:
             return
         except DataError as error:  # a number that is none: lost, but no reason to lose the training
             log.warning("dropped what the database does not store: %s", error.orig)
+        finally:  # not before: it may have waited for longer than that
+            self._due = time.monotonic() + FLUSH_SECONDS
         self._phases, self._notes, self._metrics = [], [], []
         self._resolved = self._progress = None
         self._finished = False

@@ -195,6 +195,10 @@ class Supervisor:
         unsent: list[CheckpointWritten] = []
 
         def take(message: Message | None) -> None:
+            if (
+                halt.reason is Reason.LEASE_LOST
+            ):  # or what is unread keeps us: each line may wait for the database
+                raise Halted(Reason.LEASE_LOST)
             recorder.take(message)
             if isinstance(message, CheckpointWritten):
                 unsent[:] = [message]
