@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Engine, MetaData, create_engine, text
+import psycopg
+from sqlalchemy import DateTime, Engine, ExceptionContext, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
@@ -52,13 +53,31 @@ class Base(DeclarativeBase):
     }
 
 
-def connect(settings: Settings) -> Engine:
-    """An engine that checks a pooled connection before it is used, and gives up one that leads nowhere."""
-    return create_engine(
+def connect(settings: Settings, *, longest_pause: float | None = None) -> Engine:
+    """An engine that checks a pooled connection before it is used, and gives up one that leads nowhere.
+
+    Args:
+        longest_pause: seconds after which the server ends a transaction that nobody goes on with. Whoever is
+            frozen, or lost with its network, in the middle of one would keep its locks for hours.
+    """
+    options = "-c timezone=UTC"
+    if longest_pause is not None:
+        options += f" -c idle_in_transaction_session_timeout={longest_pause * 1000:.0f}"
+    engine = create_engine(
         settings.database_url.get_secret_value(),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "options": "-c timezone=UTC", **_NOTICE_A_DEAD_NETWORK},
+        connect_args={"connect_timeout": 10, "options": options, **_NOTICE_A_DEAD_NETWORK},
     )
+    event.listen(engine, "handle_error", _as_an_outage, retval=True)
+    return engine
+
+
+def _as_an_outage(context: ExceptionContext) -> BaseException | None:
+    """A session that the server ended is one that broke, also where psycopg calls it an internal error."""
+    error = context.original_exception
+    if context.is_disconnect and isinstance(error, psycopg.InternalError):
+        return OperationalError(context.statement, None, error, connection_invalidated=True)
+    return None
 
 
 def trouble(error: DBAPIError) -> str:

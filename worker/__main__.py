@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
     except MixkdError as error:
         print(f"python -m worker: {error}", file=sys.stderr)  # noqa: T201 - for the operator at the terminal
         return 1
-    sessions = session_factory(connect(settings))
+    sessions = session_factory(connect(settings, longest_pause=settings.lease_seconds / 2))
     return run_control(settings, sessions) if options.control else run_jobs(settings, sessions, trainer)
 
 
