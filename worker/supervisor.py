@@ -191,13 +191,10 @@ class Supervisor:
             halt=halt,
         )
         uploader.start()
-
         unsent: list[CheckpointWritten] = []
 
         def take(message: Message | None) -> None:
-            if (
-                halt.reason is Reason.LEASE_LOST
-            ):  # or what is unread keeps us: each line may wait for the database
+            if halt.reason is Reason.LEASE_LOST:  # each line that is still unread may wait for the database
                 raise Halted(Reason.LEASE_LOST)
             recorder.take(message)
             if isinstance(message, CheckpointWritten):
