@@ -49,6 +49,7 @@ def test_a_worker_with_a_wrong_clock_keeps_its_jobs_and_hears_of_new_ones(
     assert [one.outcome for one in cluster.bench.attempts(first)] == ["succeeded"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [DAY, -DAY], ids=["ahead", "behind"])
 def test_a_reconciler_with_a_wrong_clock_takes_jobs_from_lost_workers_only(
     cluster: Cluster, tmp_path: Path, seconds: int
