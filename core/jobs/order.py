@@ -42,10 +42,26 @@ def take(session: Session, worker: Worker, most_running: int | None) -> Next | N
     owners = _owners_in_turn(session, worker, most_running)
     for waits in (False, True):
         for owner_id, limit in owners:
-            if limit is None or _may_run_one_more(session, owner_id, limit, waits=waits):
+            if limit is None:
                 found = _first(session, worker, owner_id)
-                if found is not None:
-                    return found
+            else:
+                found = _first_within(limit, session, worker, owner_id, waits=waits)
+            if found is not None:
+                return found
+    return None
+
+
+def _first_within(limit: int, session: Session, worker: Worker, owner_id: str, *, waits: bool) -> Next | None:
+    """The owner's first job, and their row locked; without a job, the row is let go at once.
+
+    Two claims that each keep the row of one owner, and wait for the other's, would wait for ever.
+    """
+    with session.begin_nested() as point:
+        if _may_run_one_more(session, owner_id, limit, waits=waits):
+            found = _first(session, worker, owner_id)
+            if found is not None:
+                return found
+        point.rollback()
     return None
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread
+from threading import Barrier, Event, Thread, local
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -184,6 +185,29 @@ def test_limits_hold_under_any_number_of_claims_at_once(bench: Bench, owner: Cal
     assert sorted(got) == sorted(jobs), "each once"
     assert all(worst[owner_id] <= limit for owner_id, limit in limits.items()), worst
     assert max(worst.values()) > 1, "they did run beside each other"
+
+
+def test_claims_never_wait_for_each_other_in_a_circle(
+    bench: Bench, owner: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds the row of a limited owner, finds all their jobs held just then, and turns to the other."""
+    jobs = [submit(bench, owner(1)), submit(bench, owner(1))]
+    both, may_run_one_more = Barrier(2, timeout=5), order._may_run_one_more
+    machines, once = [worker(bench), worker(bench)], local()
+
+    def meet(*arguments: Any, **options: Any) -> bool:
+        may = may_run_one_more(*arguments, **options)
+        if may and not hasattr(once, "met"):
+            once.met = True
+            both.wait()
+        return may
+
+    monkeypatch.setattr(order, "_may_run_one_more", meet)
+    with bench.sessions() as user, ThreadPoolExecutor(2) as pool:
+        user.execute(select(Job.id).where(Job.id.in_(jobs)).with_for_update())
+        assert list(pool.map(lambda machine: claim(bench, machine), machines)) == [None, None]
+    monkeypatch.undo()
+    assert claim_all(bench) == jobs
 
 
 def test_idle_workers_are_those_that_have_no_job(bench: Bench) -> None:
