@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import psycopg
 import typer
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -139,35 +140,48 @@ def backup(
 ) -> None:
     """Copy the database and the files that it refers to. Jobs may run meanwhile."""
     from core import backup as backups
-    from core.storage import CorruptFileError, Storage
+    from core.storage import Storage
 
-    with _engine(data_dir) as engine:
-        try:
-            about = backups.backup(engine, Storage(_settings(data_dir).storage_url), folder)
-        except (CorruptFileError, OSError) as error:
-            _fail(error)
+    with _engine(data_dir) as engine, _storage_trouble():
+        about = backups.backup(engine, Storage(_settings(data_dir).storage_url), folder)
     typer.echo(f"{sum(about.rows.values())} rows of {about.taken_at} and {about.files} files are in {folder}")
-    if about.missing:
+    if about.replaced:
         typer.echo(
-            f"{len(about.missing)} files of checkpoints were replaced meanwhile; their jobs lose an interval"
+            f"{len(about.replaced)} files of checkpoints or imports were gone when their turn came: "
+            "such a job goes on from an earlier checkpoint; such a data set has to be sent again"
         )
+    _tell_lost(about.lost)
 
 
 @app.command()
 def restore(
     folder: Annotated[Path, typer.Argument(help="what `backup` wrote")],
-    data_dir: RunningDataDir = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="for a later `up`; made when missing, nothing may run on it; else MIXKD_…"),
+    ] = None,
 ) -> None:
-    """Bring a backup into an empty, migrated database and into storage. Jobs that ran then go on."""
+    """Bring a backup into an empty database and into storage. Jobs that ran then go on."""
     from core import backup as backups
+    from core import schema
     from core.storage import Storage
 
-    with _engine(data_dir) as engine:
-        try:
-            about = backups.restore(engine, Storage(_settings(data_dir).storage_url), folder)
-        except OSError as error:
-            _fail(error)
+    try:
+        backups.read(folder)  # before a data directory is made for it
+    except MixkdError as error:
+        _fail(error)
+    with _resting(data_dir), _engine(data_dir) as engine, _storage_trouble():
+        if data_dir is not None:
+            schema.migrate(engine)
+        about = backups.restore(engine, Storage(_settings(data_dir).storage_url), folder)
     typer.echo(f"{sum(about.rows.values())} rows of {about.taken_at} and {about.files} files are back")
+    _tell_lost(about.lost)
+
+
+def _tell_lost(keys: Sequence[str]) -> None:
+    if keys:
+        named = "\n  ".join(keys)
+        _fail(f"{len(keys)} files are not in it, for storage had lost or damaged them:\n  {named}")
 
 
 @app.command()
@@ -205,10 +219,14 @@ def _settings(data_dir: Path | None) -> Settings:
     try:
         if data_dir is None:
             return load()
+        ours = {  # unless they are set, as `up` does it
+            "storage_url": f"file://{data_dir.resolve() / 'storage'}",
+            "work_dir": data_dir.resolve() / "work",
+        }
         return load(
             database_url=SecretStr(embedded.database_url(data_dir)),
             broker_url=SecretStr(embedded.broker_url(data_dir)),
-            storage_url=f"file://{data_dir.resolve() / 'storage'}",
+            **{name: value for name, value in ours.items() if f"MIXKD_{name.upper()}" not in os.environ},
         )
     except MixkdError as error:
         _fail(error)
@@ -226,10 +244,38 @@ def _engine(data_dir: Path | None) -> Iterator[Engine]:
         _fail(f"{trouble(error)}\n{hint}")
     except DBAPIError as error:
         _fail(trouble(error))
+    except psycopg.Error as error:  # of a COPY, which goes past SQLAlchemy
+        _fail(f"the database refuses: {error}")
     except MixkdError as error:
         _fail(error)
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _resting(data_dir: Path | None) -> Iterator[None]:
+    """Run the database of a data directory on which nothing else runs; without one, the operator runs it."""
+    from core import embedded
+
+    if data_dir is None:
+        yield
+        return
+    try:
+        with embedded.only_launcher(data_dir), embedded.postgres(data_dir):
+            yield
+    except embedded.EmbeddedError as error:
+        _fail(error)
+
+
+@contextmanager
+def _storage_trouble() -> Iterator[None]:
+    """Of the storage, or of the disk that a backup lies on."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        _fail(error)
 
 
 def _become(module: str, *arguments: str) -> NoReturn:

@@ -111,7 +111,7 @@ def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
     copy = data_dir.with_suffix(".backup")
     assert "files are in" in _mixkd_server("backup", str(copy), "--data-dir", str(data_dir)).stdout
     refused = _mixkd_server("restore", str(copy), "--data-dir", str(data_dir))
-    assert (refused.returncode, "not empty" in refused.stderr) == (1, True)
+    assert (refused.returncode, "another process runs on" in refused.stderr) == (1, True)
 
     stack.stop(signal.SIGINT)
     assert _socket_dirs(data_dir) == []
@@ -121,6 +121,21 @@ def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
     assert later.key is None, "a key is shown once"
     assert _status(later, "/v1/jobs", stack.key) == 200
     later.stop(signal.SIGTERM)
+    refused = _mixkd_server("restore", str(copy), "--data-dir", str(data_dir))
+    assert (refused.returncode, "not empty" in refused.stderr) == (1, True)
+
+
+def test_a_backup_is_restored_into_a_new_data_directory(data_dir: Path, start: Start) -> None:
+    stack = start(data_dir)
+    copy, other = data_dir.with_suffix(".backup"), data_dir.with_name("other")
+    assert _mixkd_server("backup", str(copy), "--data-dir", str(data_dir)).returncode == 0
+    stack.stop(signal.SIGINT)
+    restored = _mixkd_server("restore", str(copy), "--data-dir", str(other))
+    assert (restored.returncode, "are back" in restored.stdout) == (0, True), restored.stderr
+    again = start(other)
+    assert again.key is None, "there is one, and its owner has it"
+    assert _status(again, "/v1/jobs", stack.key) == 200
+    again.stop(signal.SIGINT)
 
 
 def test_kill_9_leaves_nothing_running_and_the_next_start_works(data_dir: Path, start: Start) -> None:
