@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import exists, func, select, text
 from sqlalchemy.orm import Session
 
-from core.db import SessionFactory
-from core.jobs.models import Job, JobAttempt
+from core.db import NOW, SessionFactory
+from core.jobs.models import Job, JobAttempt, JobEvent
 from core.jobs.states import JobStatus
 from core.workers import service as workers
 from core.workers.models import Worker
@@ -38,6 +38,7 @@ class ServiceCollector(Collector):
             yield from queue(session)
             yield from attempts(session)
             yield from leases(session)
+            yield from checkpoints(session)
             yield from fleet(session, self._lives_seconds)
 
 
@@ -106,6 +107,36 @@ def leases(session: Session) -> Iterator[Metric]:
     ).one()
     yield CounterMetricFamily("mixkd_lease_renewals", "Renewed leases", value=renewed)
     yield CounterMetricFamily("mixkd_leases_lost", "Leases that ran out", value=lost)
+    overdue = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < NOW)
+    yield GaugeMetricFamily(
+        "mixkd_leases_expired",
+        "Running jobs whose lease has run out and that nobody has taken up yet",
+        value=session.scalars(overdue).one(),
+    )
+
+
+def checkpoints(session: Session) -> Iterator[Metric]:
+    """How much work the loss of a machine would cost at most; reads the last events of running jobs."""
+    newest = (
+        select(JobEvent.at)
+        .where(JobEvent.job_id == Job.id, JobEvent.type == "checkpoint")
+        .order_by(JobEvent.seq.desc())
+        .limit(1)
+        .correlate(Job)
+        .scalar_subquery()
+    )
+    since = func.greatest(newest, JobAttempt.started_at)  # without a checkpoint it is NULL, and left out
+    query = (
+        select(func.extract("epoch", func.max(func.clock_timestamp() - since)))
+        .select_from(Job)
+        .join(JobAttempt, (JobAttempt.job_id == Job.id) & (JobAttempt.number == Job.fence))
+        .where(Job.status == JobStatus.RUNNING)
+    )
+    yield GaugeMetricFamily(
+        "mixkd_checkpoint_oldest_seconds",
+        "Longest time since a running job stored a checkpoint, or began",
+        value=float(session.scalar(query) or 0),
+    )
 
 
 def fleet(session: Session, lives_seconds: float) -> Iterator[Metric]:
