@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, false, func, or_, select, text
 
@@ -18,7 +19,7 @@ from core.jobs import order
 from core.jobs.claims import after
 from core.jobs.models import Job
 from core.jobs.states import JobStatus
-from core.queue import Queue
+from core.queue import CONTROL, CPU_JOBS, GPU_JOBS, Queue, celery_app
 from core.storage import Storage
 from core.workers import service as workers
 from core.workers.models import Worker
@@ -79,8 +80,13 @@ def _schema(engine: Engine) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    Queue(settings.broker_url.get_secret_value()).ping()
-    return "it answers"
+    """How many hints wait: many for `control` mean that nobody imports; idle workers leave none for jobs."""
+    url = settings.broker_url.get_secret_value()
+    Queue(url).ping()
+    with celery_app(url).connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        waiting = {name: channel.queue_declare(name).message_count for name in (CPU_JOBS, GPU_JOBS, CONTROL)}
+    return "hints waiting: " + ", ".join(f"{count} in {name}" for name, count in waiting.items())
 
 
 def _storage(settings: Settings) -> str:
@@ -116,22 +122,33 @@ def _clock(engine: Engine) -> str:
 def _workers(engine: Engine, settings: Settings) -> str:
     with session_factory(engine)() as session:
         found = session.scalars(select(Worker).where(workers.lives(settings.lease_seconds))).all()
+        idle = len(order.idle(session, settings.lease_seconds))
     if not found:
         raise RuntimeError("none has reported within a lease; start `mixkd-server worker`")
     kinds = Counter(f"{worker.gpus} x {worker.device}" if worker.gpus else "cpu" for worker in found)
-    return ", ".join(f"{count} with {kind}" for kind, count in kinds.items())
+    return ", ".join(f"{count} with {kind}" for kind, count in kinds.items()) + f"; {idle} idle"
 
 
 def _queue(engine: Engine, settings: Settings) -> str:
-    """Jobs that wait, and those among them that no living worker could have."""
+    """Jobs that wait, and what those ask for that no living worker could have."""
     with session_factory(engine)() as session:
         living = session.scalars(select(Worker).where(workers.lives(settings.lease_seconds))).all()
-        waiting = select(func.count()).where(Job.status == JobStatus.QUEUED)
-        queued = session.scalars(waiting).one()
-        lost = session.scalars(waiting.where(~or_(false(), *(order.fits(worker) for worker in living)))).one()
-    if lost:
-        raise RuntimeError(f"{queued} jobs wait, {lost} of them for devices that no living worker has")
+        asked = (Job.device, Job.gpus, func.coalesce(Job.gpu_type, ""))
+        waiting = select(*asked, func.count()).where(Job.status == JobStatus.QUEUED).group_by(*asked)
+        queued = sum(row[-1] for row in session.execute(waiting))
+        nobody = ~or_(false(), *(order.fits(worker) for worker in living))
+        stuck = session.execute(waiting.where(nobody).order_by(*asked)).all()
+    if stuck:
+        wanted = ", ".join(f"{count} for {_asked(device, gpus, kind)}" for device, gpus, kind, count in stuck)
+        raise RuntimeError(f"{queued} jobs wait; no living worker has what some ask for: {wanted}")
     return f"{queued} jobs wait"
+
+
+def _asked(device: str, gpus: int, gpu_type: str) -> str:
+    """A job's resources: `any device`, `cpu`, `2 gpu h100`."""
+    if device == "gpu":
+        return f"{gpus} gpu {gpu_type}".strip()
+    return "any device" if device == "any" else device
 
 
 def _control(engine: Engine, settings: Settings) -> str:

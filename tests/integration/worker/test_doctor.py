@@ -1,5 +1,6 @@
 """What the doctor sees in the tables: workers, jobs that nobody can have, jobs that nobody takes up."""
 
+import re
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from core import doctor
 from core.config import Settings
 from core.db import connect
 from core.jobs import claims
+from core.queue import Queue
 from tests.support.jobs import Bench
 
 Look = Callable[[str], str]
@@ -26,16 +28,35 @@ def test_without_workers_nothing_is_done(bench: Bench, look: Look) -> None:
     with pytest.raises(RuntimeError, match="mixkd-server worker"):
         look("_workers")
     bench.worker()
-    assert look("_workers") == "1 with cpu"
+    assert look("_workers") == "1 with cpu; 1 idle"
+    bench.submit()
+    with bench.sessions.begin() as session:
+        assert claims.claim(session, bench.worker(), uuid4(), 60) is not None
+    assert look("_workers") == "2 with cpu; 1 idle"
 
 
 def test_jobs_that_no_worker_could_have(bench: Bench, look: Look) -> None:
     bench.worker()
     bench.submit()
     assert look("_queue") == "1 jobs wait"
-    bench.submit(device="gpu", gpu_type="h100")
-    with pytest.raises(RuntimeError, match="2 jobs wait, 1 of them for devices that no living worker has"):
+    for gpus, gpu_type in ((1, "h100"), (1, "h100"), (4, None)):
+        bench.submit(device="gpu", gpus=gpus, gpu_type=gpu_type)
+    with pytest.raises(RuntimeError, match=r"4 jobs wait; .* some ask for: 2 for 1 gpu h100, 1 for 4 gpu$"):
         look("_queue")
+
+
+def test_hints_that_wait(settings: Settings) -> None:
+    before = hints(settings)
+    queue = Queue(settings.broker_url.get_secret_value())
+    queue.wake("cpu")
+    queue.wake("any")
+    queue.import_model("mdl_none")
+    now = hints(settings)
+    assert {name: now[name] - before[name] for name in now} == {"jobs.cpu": 2, "jobs.gpu": 1, "control": 1}
+
+
+def hints(settings: Settings) -> dict[str, int]:
+    return {name: int(count) for count, name in re.findall(r"(\d+) in ([a-z.]+)", doctor._broker(settings))}
 
 
 def test_lost_jobs_that_nobody_takes_up(bench: Bench, look: Look) -> None:
