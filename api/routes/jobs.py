@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, follow, cancel, and fetch what came of it."""
+"""`/v1/jobs`: submit, follow, control, and fetch what came of it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -95,13 +95,13 @@ def cancel(job_id: Id, session: Session, principal: Principal) -> JobView:
 
 @router.post("/{job_id}/pause", summary="Let a job wait")
 def pause(job_id: Id, session: Session, principal: Principal) -> JobView:
-    """A running job writes a checkpoint and frees its worker, within seconds. 409 once it has ended."""
+    """A running job writes a checkpoint and frees its worker, within seconds. 409 once it has ended or is about to."""
     return JobView.of(wishes.pause(session, principal.owner_id, job_id))
 
 
 @router.post("/{job_id}/resume", summary="Let a paused job go on")
 def resume(job_id: Id, session: Session, principal: Principal, queue: Queue) -> JobView:
-    """It is queued again, and goes on from its last checkpoint. 409 once it has ended."""
+    """It is queued again, and goes on from its last checkpoint. 409 once it has ended or is about to."""
     placed = wishes.resume(session, principal.owner_id, job_id)
     after_commit(session, lambda: queue.wake(placed.job.device))
     return JobView.of(placed)

@@ -55,12 +55,12 @@ def resume(session: Session, owner_id: str, job_id: str) -> PlacedJob:
     """Queue a paused job again; of a running one, take the request to pause it back.
 
     Raises:
-        Conflict: it has ended.
+        Conflict: it has ended, or its end was asked for.
         NotFound: there is none of that id, or it is another owner's.
     """
     job = repository.lock(session, owner_id, job_id)
-    if job.status in FINAL:
-        raise _too_late(job, "resumed", "retry it, if it has not succeeded")
+    if job.status in FINAL or job.cancel_requested_at is not None:
+        raise _too_late(job, "resumed")
     if job.status == JobStatus.PAUSED:
         _move(session, job, JobStatus.QUEUED, "resumed", queued_at=NOW)
     elif job.pause_requested_at is not None:
@@ -74,12 +74,12 @@ def finish(session: Session, owner_id: str, job_id: str) -> PlacedJob:
     """Let the training that is under way stop at its next step and count with its best weights so far.
 
     Raises:
-        Conflict: it is not running.
+        Conflict: it is not running, or its end was asked for.
         NotFound: there is none of that id, or it is another owner's.
     """
     job = repository.lock(session, owner_id, job_id)
     if job.status != JobStatus.RUNNING or job.cancel_requested_at is not None:
-        raise _too_late(job, "finished early", "only a job that trains has something to keep")
+        raise _too_late(job, "finished early", "let it run first: only a training has something to keep")
     _wish(session, job, "finish_requested")
     return repository.get(session, owner_id, job_id)
 
@@ -89,12 +89,12 @@ def retry(session: Session, owner_id: str, job_id: str) -> PlacedJob:
     and all the time up to its deadline anew.
 
     Raises:
-        Conflict: it has succeeded.
+        Conflict: it has succeeded, or is not cancelled yet.
         NotFound: there is none of that id, or it is another owner's.
     """
     job = repository.lock(session, owner_id, job_id)
-    if job.status == JobStatus.SUCCEEDED:
-        raise _too_late(job, "retried", "submit a new one")
+    if job.status == JobStatus.SUCCEEDED or _is_ending(job):
+        raise _too_late(job, "retried")
     if job.status in FINAL:
         deadline = None if job.deadline_seconds is None else after(job.deadline_seconds)
         _move(
@@ -111,7 +111,7 @@ def retry(session: Session, owner_id: str, job_id: str) -> PlacedJob:
 
 
 def prioritise(session: Session, owner_id: str, job_id: str, priority: int) -> PlacedJob:
-    """Change the place of a job that waits.
+    """Change the place of a job that waits: queued or paused.
 
     Raises:
         Conflict: it does not wait any more.
@@ -119,7 +119,7 @@ def prioritise(session: Session, owner_id: str, job_id: str, priority: int) -> P
     """
     job = repository.lock(session, owner_id, job_id)
     if job.status not in (JobStatus.QUEUED, JobStatus.PAUSED):
-        raise _too_late(job, "given another priority", "only a job that waits has a place in the queue")
+        raise _too_late(job, "given another priority", "pause it, if others should go first")
     if job.priority != priority:
         job.priority = priority
         session.flush()
@@ -139,8 +139,18 @@ def _move(session: Session, job: Job, after: JobStatus, event: str, **columns: A
     transition(session, job.id, JobStatus(job.status), after, event=event, **columns)
 
 
+def _is_ending(job: Job) -> bool:
+    return job.cancel_requested_at is not None and job.status not in FINAL
+
+
 def _too_late(job: Job, what: str, remedy: str | None = None) -> Conflict:
-    ending = job.cancel_requested_at is not None and job.status not in FINAL
-    now = f"{job.status} and about to be cancelled" if ending else job.status
+    """A refusal; `remedy` is that of a job which has not ended and is not about to."""
+    now = f"{job.status} and about to be cancelled" if _is_ending(job) else job.status
+    if job.status == JobStatus.SUCCEEDED:
+        remedy = "submit a new job"
+    elif job.status in FINAL:
+        remedy = "retry it first"
+    elif _is_ending(job):
+        remedy = "retry it once it is cancelled"
     detail = f"a job that is {now} cannot be {what}"
     return Conflict(detail, Problem("job_id", detail, job.id, remedy))
