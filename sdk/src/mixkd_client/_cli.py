@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mixkd_client._client import Client
 from mixkd_client._errors import MixkdError
-from mixkd_client._types import Answer
+from mixkd_client._types import Answer, Job
 from mixkd_client.progress import JobProgress, numbers
 
 
@@ -57,8 +57,17 @@ def list_jobs(client: Client, given: argparse.Namespace) -> None:
     for _, job in zip(range(given.limit), client.jobs.list(status=given.status), strict=False):
         doing = numbers(job.progress) if job.progress and not job.finished else ""
         created = job.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(job.id, escape(job.name), job.status, job.phase, doing, created)
+        table.add_row(job.id, escape(job.name), state(job), job.phase, doing, created)
     Console().print(table)
+
+
+def state(job: Job) -> str:
+    """`queued, number 3`, `running, to be paused`, `paused` …"""
+    if job.queue_position is not None:
+        return f"{job.status}, number {job.queue_position}"
+    if not job.finished and job.cancel_requested_at is not None:
+        return f"{job.status}, to be cancelled"
+    return job.status if job.pause_requested_at is None else f"{job.status}, to be paused"
 
 
 def show(client: Client, given: argparse.Namespace) -> None:
@@ -72,13 +81,13 @@ def watch(client: Client, given: argparse.Namespace) -> None:
 
 
 def ask(client: Client, given: argparse.Namespace) -> None:
-    """`mixkd jobs cancel | pause | resume | finish | retry`."""
-    getattr(client.jobs, given.wish)(given.job)
+    """`mixkd jobs cancel | pause | resume | finish | retry`; prints where that leaves the job."""
+    print(state(getattr(client.jobs, given.wish)(given.job)))  # noqa: T201 - the command's output
 
 
 def set_priority(client: Client, given: argparse.Namespace) -> None:
-    """`mixkd jobs priority`."""
-    client.jobs.set_priority(given.job, given.priority)
+    """`mixkd jobs priority`; prints where that leaves the job."""
+    print(state(client.jobs.set_priority(given.job, given.priority)))  # noqa: T201 - the command's output
 
 
 def download(client: Client, given: argparse.Namespace) -> None:

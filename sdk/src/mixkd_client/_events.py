@@ -58,7 +58,7 @@ def follow(
         except (httpx.TransportError, ApiError) as error:
             if not worth_retrying(error):
                 raise
-            problem = error
+            problem, over = error, False  # a job that was retried has more to tell than its earlier end
         if not over:
             _check(deadline)
             if time.monotonic() - heard > patience:

@@ -69,10 +69,10 @@ class Jobs:
         return self._ask(job_id, "cancel")
 
     def pause(self, job_id: str) -> Job:
-        """Let it wait until `resume`. A running one writes a checkpoint and frees its worker.
+        """Let it wait until `resume`. A running one first writes a checkpoint, and frees its worker.
 
         Raises:
-            Conflict: it has ended.
+            Conflict: it has ended, or is about to be cancelled.
         """
         return self._ask(job_id, "pause")
 
@@ -80,7 +80,7 @@ class Jobs:
         """Let a paused one go on from its last checkpoint, when its turn comes.
 
         Raises:
-            Conflict: it has ended.
+            Conflict: it has ended, or is about to be cancelled.
         """
         return self._ask(job_id, "resume")
 
@@ -88,20 +88,21 @@ class Jobs:
         """Let the training under way stop at its next step, and count with its best weights.
 
         Raises:
-            Conflict: it is not running.
+            Conflict: it is not running, or is about to be cancelled.
         """
         return self._ask(job_id, "finish")
 
     def retry(self, job_id: str) -> Job:
-        """Queue one again that failed or was cancelled; it goes on from its last checkpoint.
+        """Queue one again that failed or was cancelled; it goes on from its last checkpoint, with as
+        much time to its deadline again.
 
         Raises:
-            Conflict: it has succeeded.
+            Conflict: it has succeeded, or is not cancelled yet.
         """
         return self._ask(job_id, "retry")
 
     def set_priority(self, job_id: str, priority: int) -> Job:
-        """Change the place of one that waits.
+        """Change the place of one that waits, from 0 to 100.
 
         Raises:
             Conflict: it does not wait any more.
@@ -153,7 +154,8 @@ class Jobs:
         on_update: Callable[[Event | Progress], None] | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Follow a job to its end. One that is paused is waited for until somebody resumes it.
+        """Follow a job to its end. One that is paused is waited for until somebody resumes it: give a
+        `timeout` if nobody may.
 
         Args:
             on_update: called with every event and progress snapshot; see `mixkd_client.progress`.

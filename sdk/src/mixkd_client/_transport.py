@@ -21,8 +21,8 @@ class Transport:
     """An httpx client that tries again where that is safe.
 
     A request is repeated after a connection error or a 429, 502, 503 or 504. Only what may be repeated goes
-    through here: reads, cancel (which changes nothing the second time), and POSTs that carry an
-    idempotency key.
+    through here: reads, wishes (which change nothing the second time), and POSTs that carry an idempotency
+    key.
     """
 
     def __init__(self, http: httpx.Client, *, retries: int, first_delay: float = 0.2) -> None:

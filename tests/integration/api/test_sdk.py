@@ -1,10 +1,7 @@
 """The Python client against the real API, at times through a proxy that breaks its connections."""
 
 import socket
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,65 +20,7 @@ from core.workers import service as workers
 from mixkd.contract.messages import Progress
 from mixkd_client import Client, Event
 from mixkd_client._cli import main
-
-
-class BreakingProxy:
-    """Passes connections on to a server.
-
-    The n-th connection is cut after `limits[n]` bytes of the server's answer; connections beyond the list
-    are left alone. A limit of 0 loses the answer, but not the request.
-    """
-
-    def __init__(self, port: int, limits: list[int]) -> None:
-        self.limits = deque(limits)
-        self.passed = 0  # bytes of answers, over all connections
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                limit = self.limits.popleft() if self.limits else None
-                threading.Thread(target=self._serve, args=(client, limit), daemon=True).start()
-
-    def _serve(self, client: socket.socket, limit: int | None) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._port)) as server, suppress(OSError):
-            threading.Thread(target=_copy, args=(client, server), daemon=True).start()
-            left = limit
-            while data := server.recv(65536):
-                part = data if left is None else data[:left]
-                client.sendall(part)
-                self.passed += len(part)
-                if left is not None:
-                    left -= len(part)
-                    if left == 0:
-                        break
-            for end in (client, server):  # closing alone would wait for the thread that reads from it
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def breaking(base_url: str, limits: list[int]) -> Iterator[BreakingProxy]:
-    """A proxy in front of `base_url`."""
-    proxy = BreakingProxy(int(base_url.rpartition(":")[2]), limits)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
+from tests.support.breaking_proxy import breaking
 
 
 @pytest.fixture
@@ -257,6 +196,56 @@ def test_waiting_for_a_cancelled_job_says_so(client: Client, job_id: str) -> Non
         client.jobs.wait(job_id)
 
 
+def test_waiting_for_a_retried_job_goes_past_its_earlier_end(
+    client: Client, job_id: str, claim: claims.Claim, sessions: SessionFactory
+) -> None:
+    with sessions.begin() as session:
+        ends.fail(session, claim.token, ends.OVERDUE)
+    client.jobs.retry(job_id)
+    seen: list[str] = []
+
+    def on_update(update: object) -> None:
+        if isinstance(update, Event):
+            seen.append(update.type)
+            if update.type == "retried":
+                client.jobs.cancel(job_id)
+
+    with pytest.raises(mixkd_client.JobCancelled):
+        client.jobs.wait(job_id, on_update=on_update, timeout=60)
+    assert seen == ["queued", "claimed", "failed", "retried", "cancelled"]
+
+
+def test_a_connection_that_breaks_at_an_earlier_end_is_opened_again(
+    base_url: str, key: str, client: Client, job_id: str
+) -> None:
+    client.jobs.cancel(job_id)
+    client.jobs.retry(job_id)
+    client.jobs.cancel(job_id)
+    history = list(client.jobs.events(job_id))
+    for cut in range(300, 900, 75):
+        with breaking(base_url, [cut]) as proxy, Client(proxy.url, key) as unlucky:
+            assert list(unlucky.jobs.stream(job_id)) == history
+
+
+def test_a_paused_job_is_waited_for_until_somebody_resumes_it(client: Client, job_id: str) -> None:
+    client.jobs.pause(job_id)
+    with pytest.raises(mixkd_client.TimedOut):
+        client.jobs.wait(job_id, timeout=0.3)
+    seen: list[str] = []
+
+    def on_update(update: object) -> None:
+        if isinstance(update, Event):
+            seen.append(update.type)
+            if update.type == "paused":
+                client.jobs.resume(job_id)
+            elif update.type == "resumed":
+                client.jobs.cancel(job_id)
+
+    with pytest.raises(mixkd_client.JobCancelled):
+        client.jobs.wait(job_id, on_update=on_update, timeout=60)
+    assert seen == ["queued", "paused", "resumed", "cancelled"]
+
+
 def test_waiting_ends_when_the_caller_said(client: Client, job_id: str) -> None:
     with pytest.raises(mixkd_client.TimedOut):
         client.jobs.wait(job_id, timeout=0.3)
@@ -368,7 +357,7 @@ def test_wishes_reach_the_service(client: Client, request_body: dict[str, Any]) 
         (client.jobs.cancel, "cancelled"), (client.jobs.retry, "queued"),
     ):  # fmt: skip
         assert ask(job.id).status == status
-    with pytest.raises(mixkd_client.Conflict, match="only a job that trains"):
+    with pytest.raises(mixkd_client.Conflict, match="only a training has something to keep"):
         client.jobs.finish(job.id)
 
 
@@ -377,16 +366,22 @@ def test_the_command_passes_wishes_on(
 ) -> None:
     ids = ["--teacher", request_body["teacher_id"], "--dataset", request_body["dataset_id"]]
     job_id = mixkd("jobs", "submit", *ids, "--device", "cpu", "--deadline-seconds", "60").strip()
-    mixkd("jobs", "priority", job_id, "80")
-    mixkd("jobs", "pause", job_id)
+    assert mixkd("jobs", "priority", job_id, "80") == "queued, number 1\n"
+    assert mixkd("jobs", "pause", job_id) == "paused\n"
     job = client.jobs.get(job_id)
     assert (job.status, job.priority, job.resources.device) == ("paused", 80, "cpu")
-    mixkd("jobs", "resume", job_id)
-    mixkd("jobs", "cancel", job_id)
-    mixkd("jobs", "retry", job_id)
-    assert client.jobs.get(job_id).status == "queued"
+    assert mixkd("jobs", "resume", job_id) == "queued, number 1\n"
+    assert mixkd("jobs", "cancel", job_id) == "cancelled\n"
+    assert mixkd("jobs", "retry", job_id) == "queued, number 1\n"
     with pytest.raises(SystemExit, match="cannot be finished early"):
         mixkd("jobs", "finish", job_id)
+
+
+def test_the_command_says_of_a_running_job_what_will_become_of_it(
+    mixkd: Callable[..., str], job_id: str, claim: claims.Claim
+) -> None:
+    said = [mixkd("jobs", wish, job_id).strip() for wish in ("finish", "pause", "resume", "cancel")]
+    assert said == ["running", "running, to be paused", "running", "running, to be cancelled"]
 
 
 def test_the_command_downloads(
