@@ -292,7 +292,7 @@ def test_an_export_without_a_good_onnx_file_leaves_the_earlier_one(
         ("export MODEL --dir DIR --glue sst2 --set test", "--glue, --set: it is for the data of --onnx"),
         ("export MODEL --dir DIR --max-length 16", "--max-length: it is for the data of --onnx"),
         ("evaluate MODEL DATA --max-length 0", "argument --max-length: '0' is not a number of at least 4"),
-        ("run SPEC --dir DIR --pipe 99", "argument --pipe: '99' is not a descriptor that is open"),
+        ("run SPEC --dir DIR --pipe 9999999", "argument --pipe: '9999999' is not a descriptor that is open"),
         ("run SPEC --dir DIR --pipe -1", "argument --pipe: '-1' is not a descriptor that is open"),
     ],
 )
