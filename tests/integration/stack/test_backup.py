@@ -11,9 +11,11 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text, update
+from typer.testing import CliRunner
 
 from core import backup, schema
 from core.accounts import service as accounts
+from core.cli import app
 from core.db import connect
 from core.errors import Conflict, InvalidInput
 from core.jobs import claims
@@ -93,6 +95,13 @@ def test_what_storage_has_lost_is_named_and_all_else_is_saved(make, tmp_path: Pa
     (here.folder / "storage" / damaged).write_bytes(b"rot")
     about = backup.backup(connect(here.settings), here.storage, tmp_path / "backup")
     assert about.lost == [lost, damaged]
+    variables = {
+        "MIXKD_DATABASE_URL": here.settings.database_url.get_secret_value(),
+        "MIXKD_STORAGE_URL": here.settings.storage_url,
+    }
+    again = CliRunner().invoke(app, ["backup", str(tmp_path / "again")], env=variables)
+    assert (again.exit_code, (tmp_path / "again").exists()) == (1, True)
+    assert all(key in again.stderr for key in about.lost)
     empty(there)
     backup.restore(connect(there.settings), there.storage, tmp_path / "backup")
     whole = {*here.storage.keys("models"), *here.storage.keys("datasets")} - {damaged}

@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sqlalchemy import create_engine, select
 
 from core import embedded
+from core.accounts.models import Owner
 from tests.support.stack import SERVER, Stack, Start, environment, starter
 from tests.support.waiting import until, until_ended
 
@@ -104,7 +106,9 @@ def test_from_the_first_start_to_the_next(data_dir: Path, start: Start) -> None:
     until(lambda: _workers(stack) == 2)  # they come after the API, which is all that a start waits for
     found = until(lambda: _well(data_dir))
     assert "1 with cpu" in found
-    assert _mixkd_server("limit", "default", "2", "--data-dir", str(data_dir)).returncode == 0
+    for asked, limit in (("2", 2), ("none", None)):
+        assert _mixkd_server("limit", "default", asked, "--data-dir", str(data_dir)).returncode == 0
+        assert _limit_of_default(data_dir) == limit
     for wrong, said in ((("nobody", "2"), "no owner"), (("default", "many"), "neither a number")):
         refused = _mixkd_server("limit", *wrong, "--data-dir", str(data_dir))
         assert (refused.returncode, said in refused.stderr) == (1, True)
@@ -231,6 +235,14 @@ def test_remove_asks_first_and_deletes_only_what_is_ours(data_dir: Path) -> None
     assert data_dir.exists()
     assert _mixkd_server("remove", "--data-dir", str(data_dir), "--yes").returncode == 0
     assert not data_dir.exists()
+
+
+def _limit_of_default(data_dir: Path) -> int | None:
+    engine = create_engine(embedded.database_url(data_dir))
+    with engine.connect() as connection:
+        found = connection.execute(select(Owner.max_running).where(Owner.name == "default")).scalar_one()
+    engine.dispose()
+    return found
 
 
 def _well(data_dir: Path) -> str | None:
