@@ -9,6 +9,7 @@ from core.config import Settings
 from core.datasets import service as datasets
 from core.db import SessionFactory
 from core.jobs import ends, order
+from core.log import bound
 from core.models import service as models
 from core.queue import Queue
 
@@ -29,7 +30,8 @@ def expire_leases(sessions: SessionFactory) -> None:
         with sessions.begin() as session:
             ended = ends.expire_leases(session)
         for job_id, status in ended:
-            log.warning("job %s: its worker is lost; it is %s now", job_id, status)
+            with bound(job_id=job_id):
+                log.warning("its worker is lost; it is %s now", status)
         if not ended:
             return
 
@@ -40,7 +42,8 @@ def end_overdue(sessions: SessionFactory) -> None:
         with sessions.begin() as session:
             ended = ends.fail_overdue(session)
         for job_id in ended:
-            log.info("job %s: its deadline has passed", job_id)
+            with bound(job_id=job_id):
+                log.info("its deadline has passed")
         if not ended:
             return
 

@@ -25,6 +25,16 @@ BEGIN
     ELSIF NEW.fence < OLD.fence THEN
         RAISE EXCEPTION 'the fence of a job cannot fall' USING ERRCODE = 'check_violation';
     END IF;
+    -- What no longer applies goes, also where the release before this one writes, which knows nothing of it.
+    IF NEW.status <> 'queued' THEN
+        NEW.not_before := NULL;
+    END IF;
+    IF NEW.status <> 'running' THEN
+        NEW.pause_requested_at := NULL;
+    END IF;
+    IF NEW.status IN ('succeeded', 'failed', 'cancelled') THEN
+        NEW.finish_requested_at := NULL;
+    END IF;
     RETURN NEW;
 END $$""",
     """

@@ -80,6 +80,22 @@ def test_a_running_job_has_a_lease(bench: Bench) -> None:
     assert bench.job(job_id).status == "queued"
 
 
+def test_the_release_before_this_one_can_go_on_writing(bench: Bench) -> None:
+    """It knows neither a delay nor a wish, and must not be held up by them."""
+    job_id = bench.submit()
+    set_column = "UPDATE jobs SET {} = clock_timestamp() WHERE id = :id"
+    for columns, status in (
+        (["not_before"], "running"),
+        (["pause_requested_at", "finish_requested_at"], "succeeded"),
+    ):
+        with bench.sessions.begin() as session:
+            for column in columns:
+                session.execute(text(set_column.format(column)), {"id": job_id})
+        move(bench, job_id, status)
+    job = bench.job(job_id)
+    assert (job.not_before, job.pause_requested_at, job.finish_requested_at) == (None, None, None)
+
+
 def test_a_fence_never_falls(bench: Bench) -> None:
     job_id = bench.submit(fence=3)
     with (
