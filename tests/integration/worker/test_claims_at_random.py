@@ -1,25 +1,35 @@
-"""Any order of two workers, a user and a reconciler leaves a history that makes sense."""
+"""Any order of two workers, a user, two reconcilers and the clock leaves a history that makes sense."""
 
 import contextlib
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from hypothesis.strategies import sampled_from
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from hypothesis.strategies import integers, sampled_from
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from core.errors import Conflict
 from core.jobs import claims, ends, wishes
 from core.jobs.claims import LeaseLostError, StoredCheckpoint
 from core.jobs.ends import CancelledError, Failure
-from core.jobs.models import Job, JobAttempt
+from core.jobs.models import Job, JobAttempt, JobEvent
 from core.jobs.states import FINAL, FailureCause, JobStatus, may_follow
 from core.models.models import Model
 from core.storage import StoredFile
 from tests.support.jobs import Bench
 
-WORKERS = sampled_from([0, 1])
+EITHER = sampled_from([0, 1])
+YES_OR_NO = sampled_from([False, True])
 ENDS = {
     "succeed": lambda session, token: ends.succeed(session, token, {"f": StoredFile(1, "")}, {}, {}),
     "diverge": lambda session, token: ends.fail(session, token, Failure(FailureCause.DIVERGED, "")),
@@ -28,10 +38,18 @@ ENDS = {
     "cancelled": ends.cancelled,
     "paused": ends.paused,
 }
+OUTCOMES = {"succeed": "succeeded", "diverge": "failed", "crash": "failed", "hand_back": "handed_back"}
 WISHES = {
-    "pause": wishes.pause, "resume": wishes.resume, "finish": wishes.finish, "retry": wishes.retry,
+    "cancel": wishes.cancel, "pause": wishes.pause, "resume": wishes.resume, "finish": wishes.finish,
+    "retry": wishes.retry,
     "prioritise": lambda session, owner, job: wishes.prioritise(session, owner, job, 90),
 }  # fmt: skip
+MOVES = {
+    "queued": JobStatus.QUEUED, "claimed": JobStatus.RUNNING, "requeued": JobStatus.QUEUED,
+    "paused": JobStatus.PAUSED, "retried": JobStatus.QUEUED, "succeeded": JobStatus.SUCCEEDED,
+    "failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED,
+}  # fmt: skip
+WAITS = ("queued", "paused")
 
 
 def machine(bench: Bench) -> type[RuleBasedStateMachine]:
@@ -44,113 +62,150 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
             self.tokens: list[UUID | None] = [None, None]  # what each worker believes it holds
             self.jobs = [bench.submit(), bench.submit()]
             self.step = 0
-            self.seen: dict[str, tuple[JobStatus, int, int]] = {}
+            self.stored: dict[str, list[int]] = {}  # steps of each job's checkpoints, the newest first
+            self.seen: dict[str, list[str]] = {}  # what had happened to each job by the last look
             self.drain()
 
         def drain(self) -> None:
             """Jobs of earlier runs are out of the way."""
             with bench.sessions.begin() as session:
-                for job in session.scalars(select(Job).where(Job.status == "queued")):
-                    if job.id not in self.jobs:
-                        claims.transition(
-                            session, job.id, JobStatus.QUEUED, JobStatus.CANCELLED, event="cancelled"
-                        )
-                for job in session.scalars(select(Job).where(Job.status == "running")):
-                    assert job.lease_token is not None
-                    ends.cancelled(session, job.lease_token)
+                for job in session.scalars(select(Job).where(Job.id.not_in(self.jobs))).all():
+                    if job.lease_token is not None:
+                        ends.fail(session, job.lease_token, Failure(FailureCause.DIVERGED, ""))
+                    elif JobStatus(job.status) not in FINAL:
+                        wishes.cancel(session, bench.owner_id, job.id)
 
-        @rule(worker=WORKERS)
-        def claim(self, worker: int) -> None:
-            token = uuid4()
+        def holds(self) -> bool:
+            return any(self.tokens)
+
+        def one_that_holds(self, worker: int) -> tuple[int, UUID]:
+            """That worker if it believes to hold a job, else the other one; and its token."""
+            worker = worker if self.tokens[worker] else 1 - worker
+            token = self.tokens[worker]
+            assert token is not None
+            return worker, token
+
+        @rule(worker=EITHER, again=YES_OR_NO)
+        def claim(self, worker: int, again: bool) -> None:
+            """If it is asked again, because the answer was lost, it is the same claim."""
+            token, mine = uuid4(), self.workers[worker]
             with bench.sessions.begin() as session:
-                if claims.claim(session, self.workers[worker], token, 60) is not None:
-                    self.tokens[worker] = token
-
-        @rule(worker=WORKERS)
-        def renew(self, worker: int) -> None:
-            if (token := self.tokens[worker]) is not None:
-                with bench.sessions.begin() as session:
-                    try:
-                        claims.renew(session, token, 60)
-                    except LeaseLostError:
-                        self.tokens[worker] = None
-
-        @rule(worker=WORKERS)
-        def let_the_lease_run_out(self, worker: int) -> None:
-            """The worker still believes that it holds the job: it is frozen."""
-            if (token := self.tokens[worker]) is not None:
-                with bench.sessions.begin() as session:
-                    job = session.scalars(select(Job).where(Job.lease_token == token)).one_or_none()
-                    if job is not None:
-                        claims.renew(session, token, -1)
-                        ends.expire_leases(session)
-
-        @rule(
-            worker=WORKERS, end=sampled_from(["succeed", "succeed", *ENDS]), again=sampled_from([False, True])
-        )
-        def end(self, worker: int, end: str, again: bool) -> None:
-            if (token := self.tokens[worker]) is None:
+                found = claims.claim(session, mine, token, 60)
+            if found is None:
                 return
-            for _ in range(2 if again else 1):
-                owns = self.owner_of(token)
-                try:
-                    with bench.sessions.begin() as session:
-                        ENDS[end](session, token)
-                except LeaseLostError:
-                    assert not owns
-                except CancelledError:
-                    assert end == "succeed"
-                    assert owns
-                    return  # it is to be cancelled, and still ours
+            self.tokens[worker] = token
+            assert [one.step for one in found.checkpoints] == self.stored.get(found.job_id, [])
+            if again:
+                with bench.sessions.begin() as session:
+                    assert claims.claim(session, mine, token, 60, again=True) == found
+
+        @precondition(holds)
+        @rule(worker=EITHER)
+        def renew(self, worker: int) -> None:
+            """It brings back what the row says that the user wants."""
+            worker, token = self.one_that_holds(worker)
+            owns = self.owner_of(token)
+            try:
+                with bench.sessions.begin() as session:
+                    asked = claims.renew(session, token, 60)
+            except LeaseLostError:
+                assert not owns
+                self.tokens[worker] = None
+                return
+            assert owns
+            job = bench.job(owns)
+            assert asked.cancel == (job.cancel_requested_at is not None)
+            assert asked.pause == (job.pause_requested_at is not None)
+            assert asked.finish == (job.finish_requested_at is not None)
+            assert asked.overdue == (owns in self.overdue())
+
+        @precondition(holds)
+        @rule(worker=EITHER)
+        def let_the_lease_run_out(self, worker: int) -> None:
+            """One of two reconcilers notices. The worker believes that it holds the job: it is frozen."""
+            _, token = self.one_that_holds(worker)
+            owns = self.owner_of(token)
+            if owns:
+                with bench.sessions.begin() as session:
+                    claims.renew(session, token, -1)
+                with bench.sessions.begin() as one, bench.sessions.begin() as other:
+                    assert [job_id for job_id, _ in ends.expire_leases(one)] == [owns]
+                    assert ends.expire_leases(other) == []
+
+        @precondition(holds)
+        @rule(worker=EITHER, end=sampled_from(["succeed", "crash", *ENDS]), again=sampled_from([None, *ENDS]))
+        def end(self, worker: int, end: str, again: str | None) -> None:
+            """Once settled, the same end changes nothing, and another one is refused."""
+            worker, token = self.one_that_holds(worker)
+            if not self.commit(token, end):
+                return  # it is to be cancelled, and still ours
             self.tokens[worker] = None
+            if again is not None:
+                self.commit(token, again)
 
-        @rule(worker=WORKERS)
-        def cancel(self, worker: int) -> None:
-            """The user cancels what a worker is at, or the job that waits longest."""
-            job_id = self.owner_of(self.tokens[worker]) or self.jobs[0]
-            bench.cancel(job_id)
+        def commit(self, token: UUID, end: str) -> bool:
+            """Whether the attempt is settled."""
+            owns, outcome = self.owner_of(token), self.attempt_of(token).outcome
+            try:
+                with bench.sessions.begin() as session:
+                    ENDS[end](session, token)
+            except LeaseLostError:
+                assert not owns
+                assert outcome != OUTCOMES.get(end, end)
+            except CancelledError:
+                assert end == "succeed"
+                assert owns
+                return False
+            else:
+                assert owns or outcome == OUTCOMES.get(end, end)
+            return True
 
-        @rule(wish=sampled_from([*WISHES]), number=sampled_from([0, 1]))
+        @rule(wish=sampled_from(["pause", "retry", *WISHES]), number=EITHER)
         def wish(self, wish: str, number: int) -> None:
             with contextlib.suppress(Conflict), bench.sessions.begin() as session:
                 WISHES[wish](session, bench.owner_id, self.jobs[number])
 
-        @rule(number=sampled_from([0, 1]))
-        def let_the_deadline_pass(self, number: int) -> None:
-            """A waiting job ends by it; a running one is ended by its worker; the others stay."""
+        @rule(number=EITHER, at_once=YES_OR_NO)
+        def let_the_deadline_pass(self, number: int, at_once: bool) -> None:
+            """One of two reconcilers ends what waits; what runs is its worker's to end."""
             with bench.sessions.begin() as session:
                 job = session.get_one(Job, self.jobs[number])
                 job.deadline_seconds, job.deadline_at = 60, func.clock_timestamp()
-                status = job.status
-            with bench.sessions.begin() as session:
-                ended = ends.fail_overdue(session)
-            assert (self.jobs[number] in ended) == (status in ("queued", "paused"))
-            with bench.sessions.begin() as session:
-                job = session.get_one(Job, self.jobs[number])
-                job.deadline_seconds = job.deadline_at = None
+            if at_once:
+                late = {job_id for job_id in self.overdue() if bench.job(job_id).status in WAITS}
+                with bench.sessions.begin() as one, bench.sessions.begin() as other:
+                    assert set(ends.fail_overdue(one)) == late
+                    assert ends.fail_overdue(other) == []
+                assert {bench.job(job_id).failure_cause for job_id in late} <= {"deadline_exceeded"}
 
-        @rule(worker=WORKERS)
-        def store_a_checkpoint(self, worker: int) -> None:
-            if (token := self.tokens[worker]) is None:
-                return
-            owns = self.owner_of(token)
-            self.step += 1
-            with bench.sessions.begin() as session:
-                attempt = (
-                    session.scalar(select(JobAttempt.number).where(JobAttempt.lease_token == token)) or 0
-                )
+        @precondition(holds)
+        @rule(worker=EITHER, count=integers(1, 3))
+        def store_checkpoints(self, worker: int, count: int) -> None:
+            """By whoever believes to hold the job; each commit twice, as if its answer had been lost."""
+            _, token = self.one_that_holds(worker)
+            for _ in range(count):
+                owns = self.owner_of(token)
+                self.step += 1
+                attempt = self.attempt_of(token).number
                 new = StoredCheckpoint(attempt=attempt, phase="distil", step=self.step, files={})
-                try:
-                    assert claims.keep_checkpoint(session, token, new)[0] == new
-                except LeaseLostError:
-                    assert not owns
-                else:
-                    assert owns
+                if owns:
+                    self.stored[owns] = [self.step, *self.stored.get(owns, [])][:2]
+                for _ in range(2):
+                    try:
+                        with bench.sessions.begin() as session:
+                            kept = claims.keep_checkpoint(session, token, new)
+                    except LeaseLostError:
+                        assert not owns
+                    else:
+                        assert owns
+                        assert [one.step for one in kept] == self.stored[owns]
 
-        @rule(worker=WORKERS)
+        @precondition(holds)
+        @rule(worker=EITHER)
         def finish_early(self, worker: int) -> None:
             """The trainer did as it was asked, if it was."""
-            if (token := self.tokens[worker]) is not None and self.owner_of(token):
+            _, token = self.one_that_holds(worker)
+            if self.owner_of(token):
                 with bench.sessions.begin() as session:
                     claims.finishing(session, token)
 
@@ -163,55 +218,85 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
                     self.jobs.append(bench.submit())
                     return
 
-        def owner_of(self, token: UUID | None) -> str | None:
+        def owner_of(self, token: UUID) -> str | None:
             """The job that a token is worth."""
             with bench.sessions() as session:
-                return session.scalar(select(Job.id).where(Job.lease_token == token)) if token else None
+                return session.scalar(select(Job.id).where(Job.lease_token == token))
+
+        def attempt_of(self, token: UUID) -> JobAttempt:
+            with bench.sessions() as session:
+                return session.scalars(select(JobAttempt).where(JobAttempt.lease_token == token)).one()
+
+        def overdue(self) -> list[str]:
+            """Our jobs past their deadline, whatever their state."""
+            with bench.sessions() as session:
+                late = Job.deadline_at <= func.clock_timestamp()
+                return list(session.scalars(select(Job.id).where(late, Job.id.in_(self.jobs))))
 
         @invariant()
         def history_makes_sense(self) -> None:
-            for job_id in getattr(self, "jobs", []):
-                self.check(job_id)
-
-        def check(self, job_id: str) -> None:
-            job, events, attempts = bench.job(job_id), bench.events(job_id), bench.attempts(job_id)
-            assert [event.seq for event in events] == list(range(1, len(events) + 1))
-            assert job.event_seq == len(events)
-            assert [attempt.number for attempt in attempts] == list(range(1, job.fence + 1))
-            running = [attempt for attempt in attempts if attempt.outcome is None]
-            assert len(running) == (job.status == "running")
-            types = [event.type for event in events]
-            retried = types.count("retried")
-            charged = sum(attempt.outcome in {"failed", "lost"} for attempt in attempts)
-            assert job.charged_failures <= charged <= job.max_attempts * (1 + retried)
-            assert sum(word in {"succeeded", "failed", "cancelled"} for word in types) == retried + (
-                JobStatus(job.status) in FINAL
-            )
-            assert len(job.checkpoints) <= 2
-            assert all(1 <= one["attempt"] <= job.fence for one in job.checkpoints)
-            assert job.checkpoints == sorted(job.checkpoints, key=lambda one: -one["step"])
-            assert job.pause_requested_at is None or job.status == "running"
-            assert types.count("succeeded") == len(students(bench, job_id)) <= 1
-            if "cancel_requested" in types:
-                after = types[len(types) - types[::-1].index("cancel_requested") :]
-                after = after[: after.index("retried")] if "retried" in after else after
-                assert set(after) <= {"cancelled", "checkpoint", "finished_early"}, (
-                    "it neither goes on nor succeeds"
-                )
-            status = JobStatus(job.status)
-            if job_id in self.seen:
-                before, seq, _ = self.seen[job_id]
-                assert status == before or seq < len(events)
-                assert len(events) - seq > 1 or status == before or may_follow(before, status)
-            self.seen[job_id] = status, len(events), job.fence
+            with bench.sessions() as session:
+                for job_id in getattr(self, "jobs", []):
+                    self.seen[job_id] = check(session, job_id, self.seen.get(job_id, []))
 
     return Service
 
 
-def students(bench: Bench, job_id: str) -> list[str]:
-    with bench.sessions() as session:
-        query = select(Model.id).where(Model.kind == "student", Model.prefix.startswith(f"jobs/{job_id}/"))
-        return list(session.scalars(query))
+def check(session: Session, job_id: str, seen: list[str]) -> list[str]:
+    """Whether a job's rows fit each other; the types of its events."""
+    job = session.get_one(Job, job_id)
+    events = session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.seq)).all()
+    attempts = session.scalars(
+        select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.number)
+    ).all()
+    students = session.scalars(
+        select(Model.id).where(Model.kind == "student", Model.prefix.startswith(f"jobs/{job_id}/"))
+    ).all()
+    types = [event.type for event in events]
+    assert types[: len(seen)] == seen, "what has happened stays"
+    assert told(types) == job.status
+    assert [event.seq for event in events] == list(range(1, job.event_seq + 1))
+    assert [attempt.number for attempt in attempts] == list(range(1, job.fence + 1))
+    running, final = job.status == "running", JobStatus(job.status) in FINAL
+    assert [attempt.outcome for attempt in attempts].count(None) == running
+    assert (job.lease_token is not None) == running
+    assert job.pause_requested_at is None or running
+    assert job.finish_requested_at is None or not final
+    assert job.charged_failures == charged(events, attempts) <= job.max_attempts
+    assert all(1 <= one["attempt"] <= job.fence for one in job.checkpoints)
+    assert types.count("succeeded") == len(students) <= 1
+    this_try = types[last(types, "retried") :]
+    if "cancel_requested" in this_try:
+        after = this_try[last(this_try, "cancel_requested") :]
+        assert set(after) <= {"cancelled", "checkpoint", "finished_early"}, "it goes nowhere else"
+    return types
+
+
+def last(types: list[str], word: str) -> int:
+    """The place after the last of that type; 0 if there is none."""
+    return len(types) - types[::-1].index(word) if word in types else 0
+
+
+def told(types: list[str]) -> JobStatus | None:
+    """The state that a history leads to. Each step of it is an arrow of the table."""
+    now: JobStatus | None = None
+    for event in types:
+        after = MOVES.get(event)
+        if event == "resumed" and now == JobStatus.PAUSED:
+            after = JobStatus.QUEUED
+        if after is not None:
+            assert now is None or may_follow(now, after), types
+            now = after
+    return now
+
+
+def charged(events: Sequence[JobEvent], attempts: Sequence[JobAttempt]) -> int:
+    """The failures since the user's last retry. One that ended as the user cancelled does not count."""
+    types = [event.type for event in events]
+    earlier = types[: last(types, "retried")].count("claimed")
+    failures = [attempt.number for attempt in attempts[earlier:] if attempt.outcome in {"failed", "lost"}]
+    in_vain = types[-1] == "cancelled" and events[-1].data.get("attempt") in failures
+    return len(failures) - in_vain
 
 
 @pytest.mark.timeout(240)
