@@ -95,7 +95,7 @@ def cancel(job_id: Id, session: Session, principal: Principal) -> JobView:
 
 @router.post("/{job_id}/pause", summary="Let a job wait")
 def pause(job_id: Id, session: Session, principal: Principal) -> JobView:
-    """A running job writes a checkpoint and frees its worker, within seconds. 409 once it has ended or is about to."""
+    """A running one writes a checkpoint and frees its worker. 409 once it has ended or is about to."""
     return JobView.of(wishes.pause(session, principal.owner_id, job_id))
 
 
