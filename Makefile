@@ -83,7 +83,7 @@ bench-paper: setup ## the paper's table on real text, three seeds (an hour or tw
 bench-gpu: setup ## a run of BERT-base's size where there is a GPU: speed, memory, the same bits
 	$(BIN)/python -m benchmarks.gpu --out build/bench/gpu
 
-bench-claims: setup ## 50 workers claim from 10,000 queued jobs, beside SKIP LOCKED alone (a minute)
+bench-claims: setup ## 50 workers claim from 10,000 queued jobs, beside SKIP LOCKED alone (three minutes)
 	$(BIN)/python -m benchmarks.claims --out build/bench/claims.md
 
 docs: setup ## write the generated pages of docs/ anew
