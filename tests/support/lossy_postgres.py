@@ -50,6 +50,11 @@ class LossyPostgres:
         with self._lock:
             self._to_lose += commits
 
+    def lead_to(self, database_url: str) -> None:
+        """From now on this is the way to another server; who was on the way to the first has to come again."""
+        self._server = str(Path(str(make_url(database_url).query["host"])) / SOCKET)
+        self.drop()
+
     def drop(self) -> None:
         """End every connection that is open now."""
         with self._lock:
