@@ -157,13 +157,15 @@ class Uploader:
         return self._known[content.sha256]
 
     def _remove_all_but(self, kept: list[StoredCheckpoint]) -> None:
-        """What this attempt stored and no row names any more. What earlier ones stored, the sweeper takes."""
-        named = {file.key for one in kept for file in one.files.values()}
+        """Forget what no row names any more, and remove it where this attempt stored it.
+
+        What earlier ones stored, the sweeper takes: it may be gone at any time, and must not be named again.
+        """
+        named = {file.sha256: file for one in kept for file in one.files.values()}
         ours = f"{self._claim.prefix}/"
-        old = [file for file in self._known.values() if file.key not in named and file.key.startswith(ours)]
-        for file in old:
-            del self._known[file.sha256]
-        self._storage.delete([file.key for file in old])
+        old = [file.key for sha256, file in self._known.items() if sha256 not in named]
+        self._known = named
+        self._storage.delete([key for key in old if key.startswith(ours)])
 
 
 def _step_of(files: Iterable[str]) -> int | None:

@@ -157,6 +157,27 @@ def test_what_storage_has_is_not_sent_again(
     assert sent.count("model.safetensors") == 1
 
 
+def test_what_no_row_names_any_more_is_sent_again(
+    bench: Bench, start: Start, work: Path, settings: Settings
+) -> None:
+    """An earlier attempt stored it, so that the sweeper takes it while this one runs."""
+    job_id = bench.submit()
+    first = claimed(bench)
+    uploader = start(first)
+    uploader.take(step(work, 1, weights="good"))
+    uploader.finish(10)
+    with bench.sessions.begin() as session:
+        ends.hand_back(session, first.token, "worker_shutdown")
+    again = start(claimed(bench))
+    for number, weights in ((2, "bad"), (3, "worse")):
+        again.take(step(work, number, weights=weights))
+        until_stored(bench, job_id, number)
+    sweep(bench.sessions, bench.storage, settings)
+    again.take(step(work, 4, weights="good"))
+    until_stored(bench, job_id, 4)
+    assert named(bench, job_id) <= stored(bench, job_id)
+
+
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_a_damaged_one_gives_way_to_the_one_before(
     bench: Bench, start: Start, work: Path, settings: Settings, tmp_path: Path, *, damage: str
