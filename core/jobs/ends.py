@@ -9,7 +9,7 @@ Each function is one short transaction's work; the caller commits.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -27,6 +27,12 @@ from core.storage import StoredFile
 from core.workers.models import Worker
 
 Outcome = Literal["succeeded", "failed", "cancelled", "paused", "handed_back", "lost"]
+LEFT: Mapping[Outcome, JobStatus] = {
+    "handed_back": JobStatus.QUEUED,
+    "paused": JobStatus.PAUSED,
+    "cancelled": JobStatus.CANCELLED,
+}
+"""The ways in which a worker leaves a job without a result, and where the job is then."""
 
 
 class CancelledError(Exception):
@@ -137,9 +143,9 @@ def hand_back(session: Session, token: UUID, reason: str) -> JobStatus:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    job = _to_settle(session, token, "handed_back")
+    job = _to_settle(session, token, *LEFT)
     if job is None:
-        return JobStatus.QUEUED
+        return LEFT[_outcome(session, token)]
     if job.cancel_requested_at is not None:
         return _cancel(session, job, token)
     if job.pause_requested_at is not None:
@@ -150,7 +156,7 @@ def hand_back(session: Session, token: UUID, reason: str) -> JobStatus:
 
 
 def paused(session: Session, token: UUID) -> JobStatus:
-    """Stop as the job's user asked, until they resume it. If they have thought better of it, hand it back.
+    """Stop as the job's user asked, until they resume it; if they have thought better of it, hand it back.
 
     Returns:
         The job's state now: PAUSED, QUEUED, or CANCELLED if that was asked for.
@@ -158,9 +164,6 @@ def paused(session: Session, token: UUID) -> JobStatus:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    job = _to_settle(session, token, "paused")
-    if job is None:
-        return JobStatus.PAUSED
     return hand_back(session, token, "resumed")
 
 
@@ -225,17 +228,20 @@ def fail_overdue(session: Session, limit: int = 100) -> list[str]:
     return [job.id for job in late]
 
 
-def _to_settle(session: Session, token: UUID, outcome: Outcome) -> Job | None:
-    """Our job, locked; None if the attempt already ended so: a commit whose answer was lost.
+def _to_settle(session: Session, token: UUID, *outcomes: Outcome) -> Job | None:
+    """Our job, locked; None if the attempt ended in one of these ways already: a commit's answer was lost.
 
     The lock comes first: it waits for an earlier commit that is still under way.
     """
     job = lock(session, token)
-    if job is None:
-        ended_so = session.scalar(select(JobAttempt.outcome).where(JobAttempt.lease_token == token))
-        if ended_so != outcome:
-            raise LeaseLostError
+    if job is None and _outcome(session, token) not in outcomes:
+        raise LeaseLostError
     return job
+
+
+def _outcome(session: Session, token: UUID) -> Outcome:
+    found = session.scalar(select(JobAttempt.outcome).where(JobAttempt.lease_token == token))
+    return cast("Outcome", found)  # a CHECK knows no others
 
 
 def _settle(

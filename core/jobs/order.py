@@ -17,7 +17,11 @@ from core.workers import service as workers
 from core.workers.models import Worker
 
 _IN_ORDER = (Job.priority.desc(), Job.queued_at, Job.id)
-_READY = (Job.status == JobStatus.QUEUED) & or_(Job.not_before.is_(None), Job.not_before <= NOW)
+_READY = and_(
+    Job.status == JobStatus.QUEUED,
+    or_(Job.not_before.is_(None), Job.not_before <= NOW),
+    or_(Job.deadline_at.is_(None), Job.deadline_at > NOW),  # else the reconciler ends it
+)
 
 
 @dataclass(frozen=True)

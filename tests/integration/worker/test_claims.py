@@ -1,15 +1,18 @@
 """A worker's right to a job: who gets it, what it may write, and when it has lost it."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from core.db import SessionFactory
-from core.jobs import claims, ends
+from core.jobs import claims, ends, wishes
 from core.jobs.claims import Claim, LeaseLostError, Wishes
 from core.jobs.ends import CancelledError, Failure
 from core.jobs.models import JobEvent, JobMetric
@@ -20,6 +23,8 @@ from mixkd.contract.messages import Metric, Progress
 from mixkd.contract.spec import DistilSpec, RuntimeSpec
 from tests.support.jobs import Bench
 
+Leave = Callable[[Session, UUID], JobStatus]
+Wish = Callable[[Session, str, str], object]
 FILES = {"model.safetensors": StoredFile(3, "ab" * 32)}
 CRASH = Failure(FailureCause.INTERNAL, "it crashed", exit_code=-11, log_tail="line")
 
@@ -123,7 +128,7 @@ def test_renewing_brings_back_the_request_to_cancel(bench: Bench, sessions: Sess
     ],
     ids=["renew", "phase", "progress", "metrics", "succeed", "fail", "hand_back", "cancelled"],
 )
-def test_a_stolen_lease_refuses_every_write(bench: Bench, sessions: SessionFactory, write) -> None:  # type: ignore[no-untyped-def]
+def test_a_stolen_lease_refuses_every_write(bench: Bench, sessions: SessionFactory, write: Leave) -> None:
     mine = claimed(bench)
     take_away(bench, mine)
     before = bench.job(mine.job_id), [event.seq for event in bench.events(mine.job_id)]
@@ -149,6 +154,25 @@ def test_a_success_is_recorded_once_even_if_its_answer_was_lost(
     assert student.prefix == f"jobs/{mine.job_id}/1/student"
     assert bench.event_types(mine.job_id) == ["queued", "claimed", "succeeded"]
     assert [attempt.outcome for attempt in bench.attempts(mine.job_id)] == ["succeeded"]
+
+
+@pytest.mark.parametrize("leave", [partial(ends.hand_back, reason="worker_shutdown"), ends.paused])
+@pytest.mark.parametrize(
+    ("wish", "after"), [(None, "queued"), (wishes.pause, "paused"), (wishes.cancel, "cancelled")]
+)
+def test_a_job_that_was_left_is_not_left_twice(
+    bench: Bench, leave: Leave, wish: Wish | None, after: str
+) -> None:
+    """Whatever its user had asked for meanwhile."""
+    mine = claimed(bench)
+    with bench.sessions.begin() as session:
+        if wish is not None:
+            wish(session, bench.owner_id, mine.job_id)
+    for _ in range(2):
+        with bench.sessions.begin() as session:
+            assert leave(session, mine.token) == after
+    assert bench.event_types(mine.job_id)[-1] != bench.event_types(mine.job_id)[-2]
+    assert len(bench.attempts(mine.job_id)) == 1
 
 
 def test_a_retried_commit_waits_for_the_first_one(bench: Bench, sessions: SessionFactory) -> None:

@@ -50,6 +50,11 @@ MOVES = {
 }  # fmt: skip
 
 
+def settled_by(end: str) -> set[str]:
+    """The outcomes after which the same end is only repeated."""
+    return {*ends.LEFT} if end in ("hand_back", "paused") else {OUTCOMES.get(end, end)}
+
+
 def machine(bench: Bench) -> type[RuleBasedStateMachine]:
     """The rules, bound to a database."""
 
@@ -165,7 +170,7 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
                 claims.finishing(session, token)
 
         def end(self, worker: int, token: UUID, end: str, again: str | None) -> None:
-            """Once settled, the same end changes nothing, and another one is refused."""
+            """Once settled, the same end changes nothing, and another one is refused; leaving is leaving."""
             if not self.commit(token, end):
                 return  # it is to be cancelled, and still ours
             self.tokens[worker] = None
@@ -180,13 +185,13 @@ def machine(bench: Bench) -> type[RuleBasedStateMachine]:
                     ENDS[end](session, token)
             except LeaseLostError:
                 assert not owns
-                assert outcome != OUTCOMES.get(end, end)
+                assert outcome not in settled_by(end)
             except CancelledError:
                 assert end == "succeed"
                 assert owns
                 return False
             else:
-                assert owns or outcome == OUTCOMES.get(end, end)
+                assert owns or outcome in settled_by(end)
             return True
 
         def wish(self, wish: Wish, number: int) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from threading import Barrier, Event, Thread, local
 from typing import Any
 from uuid import uuid4
@@ -92,6 +93,12 @@ def test_a_job_that_failed_waits(bench: Bench) -> None:
             text("UPDATE jobs SET not_before = clock_timestamp() WHERE id = :id"), {"id": waiting}
         )
     assert claim(bench) == waiting
+
+
+def test_an_overdue_job_is_not_begun(bench: Bench) -> None:
+    submit(bench, deadline_seconds=60, deadline_at=datetime.now(UTC) - timedelta(seconds=1))
+    in_time = submit(bench, deadline_seconds=60, deadline_at=datetime.now(UTC) + timedelta(hours=1))
+    assert claim_all(bench) == [in_time]
 
 
 @pytest.mark.parametrize(
