@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import structlog
+from anyio import BrokenResourceError
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -60,7 +61,9 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception:
+        except Exception as error:
+            if status and _nobody_listens(error):
+                return
             log.exception("unhandled error in %s %s", scope["method"], path)
             if status:  # too late to say so: the client sees a response cut short
                 raise
@@ -73,6 +76,13 @@ class RequestContext:
                 status,
                 1000 * (time.monotonic() - started),
             )
+
+
+def _nobody_listens(error: Exception) -> bool:
+    """Whether all that happened is that who followed a stream has left: FastAPI's sender trips over it."""
+    if isinstance(error, ExceptionGroup):
+        return all(_nobody_listens(one) for one in error.exceptions)
+    return isinstance(error, BrokenResourceError)
 
 
 class Authentication:

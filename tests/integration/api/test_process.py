@@ -84,6 +84,25 @@ def test_it_stops_within_ten_seconds_though_streams_are_open(served, api, reques
     assert client.headers["Authorization"] not in log
 
 
+def test_who_leaves_a_stream_is_no_error(served, api, request_body, tmp_path):
+    """A closed browser tab must not wake the operator."""
+    _, url = served
+    with httpx.Client(base_url=url, headers=dict(api.headers), timeout=30) as client:
+        job_id = client.post("/v1/jobs", json=request_body).json()["id"]
+        for _ in range(20):
+            with client.stream("GET", f"/v1/jobs/{job_id}/events/stream") as stream:
+                assert next(stream.iter_lines()) == "event: queued"
+            client.post(f"/v1/jobs/{job_id}/pause")  # something to send to who has gone
+            client.post(f"/v1/jobs/{job_id}/resume")
+
+    def log() -> str:
+        return (tmp_path / "log").read_text()
+
+    until(lambda: log().count("/events/stream 200 in") == 20, what="every stream has ended")
+    assert "Traceback" not in log()
+    assert "unhandled" not in log()
+
+
 def test_ctrl_c_stops_it_without_a_traceback(served, tmp_path):
     process, _ = served
     process.send_signal(signal.SIGINT)
