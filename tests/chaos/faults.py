@@ -5,10 +5,12 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import psutil
 import redis
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from core.errors import MixkdError
 from core.jobs import wishes
@@ -146,7 +148,7 @@ def worker_stopped(world: World) -> bool:
 def all_workers_stopped(world: World) -> bool:
     """A rolling restart."""
     for number, machine in enumerate(world.workers):
-        world.after(2.0 * number, lambda machine=machine: _stop(machine))  # type: ignore[misc]
+        world.after(2.0 * number, partial(_stop, machine))
     return True
 
 
@@ -306,5 +308,5 @@ def a_users_wish(world: World) -> bool:
     return False
 
 
-def prioritise(session, owner_id: str, job_id: str) -> object:  # type: ignore[no-untyped-def]
+def prioritise(session: Session, owner_id: str, job_id: str) -> object:
     return wishes.prioritise(session, owner_id, job_id, os.urandom(1)[0] % 101)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -163,7 +164,11 @@ class Cluster:
         """Wait until jobs have ended."""
         final = {"succeeded", "failed", "cancelled"}
         for job_id in job_ids or self.expected:
-            until(lambda: self.bench.job(job_id).status in final, seconds, f"{job_id} ends")  # noqa: B023
+            until(partial(self.is_in, job_id, *final), seconds, f"{job_id} ends")
+
+    def is_in(self, job_id: str, *states: str) -> bool:
+        """Whether a job is in one of these states."""
+        return self.bench.job(job_id).status in states
 
     def violations(self) -> list[str]:
         """Everything that is wrong with the jobs that were submitted by `train`."""

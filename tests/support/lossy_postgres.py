@@ -51,7 +51,7 @@ class LossyPostgres:
             self._to_lose += commits
 
     def lead_to(self, database_url: str) -> None:
-        """From now on this is the way to another server; who was on the way to the first has to come again."""
+        """From now on this is the way to another server; who was on it to the first has to come again."""
         self._server = str(Path(str(make_url(database_url).query["host"])) / SOCKET)
         self.drop()
 

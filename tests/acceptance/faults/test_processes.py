@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -156,15 +157,13 @@ def test_a_user_changes_their_mind(cluster: Cluster) -> None:
         (wishes.pause, wishes.resume, "paused"),
         (wishes.cancel, wishes.retry, "cancelled"),
     ):
-        fence = cluster.bench.job(job_id).fence
-        until(lambda: cluster.bench.job(job_id).fence > fence or cluster.step(job_id) > 5)  # noqa: B023
         cluster.until_stored(job_id)
         with cluster.sessions.begin() as session:
             ask(session, owner, job_id)
-        until(lambda: cluster.bench.job(job_id).status == status, 20)  # noqa: B023
+        until(partial(cluster.is_in, job_id, status), 20)
         with cluster.sessions.begin() as session:
             take_back(session, owner, job_id)
-        until(lambda: cluster.bench.job(job_id).status == "running")
+        until(partial(cluster.is_in, job_id, "running"))
     cluster.until_ended(job_id)
     assert outcomes(cluster, job_id) == ["paused", "cancelled", "succeeded"]
 

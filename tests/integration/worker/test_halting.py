@@ -110,7 +110,7 @@ def test_storage_that_is_away_for_a_while_costs_no_attempt(
     class Away(Storage):
         def fetch(self, *arguments: object) -> None:  # type: ignore[override]  # it only counts
             self._fail_at_first("fetch")
-            super().fetch(*arguments)  # type: ignore[arg-type]
+            super().fetch(*arguments)  # type: ignore[arg-type]  # as it was called
 
         def put_file(self, key: str, path: Path) -> StoredFile:
             self._fail_at_first("put_file")

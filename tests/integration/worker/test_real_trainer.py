@@ -4,6 +4,7 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,11 @@ def weights(bench: Bench, job_id: str) -> str:
     return sha256
 
 
+def has_stored(bench: Bench, job_id: str, phase: str) -> bool:
+    """Whether there is a checkpoint of a phase."""
+    return any(one["phase"] == phase for one in bench.job(job_id).checkpoints)
+
+
 def test_what_a_worker_hands_back_ends_with_the_same_student(
     bench: Bench, start: Start, tmp_path: Path
 ) -> None:
@@ -103,7 +109,7 @@ def test_what_a_worker_hands_back_ends_with_the_same_student(
     job_id = submit(bench, recipe)
     for phase in ("teach", "distil"):
         running = start(trainer=TRAINER)
-        until(lambda: any(one["phase"] == phase for one in bench.job(job_id).checkpoints), 90, phase)  # noqa: B023
+        until(partial(has_stored, bench, job_id, phase), 90, phase)
         running.supervisor.stop()
         running.join(20)
         assert bench.job(job_id).status == "queued", f"it ended before it could be stopped in {phase}"
