@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.jobs import wishes
+from mixkd.failures import explain
 from tests.support.cluster import Cluster
 from tests.support.waiting import alive, until
 
@@ -69,6 +70,22 @@ def test_a_job_that_crashes_every_trainer_fails_with_its_reason_and_starves_nobo
     assert "SIGSEGV" in (job.failure or {})["detail"]
     assert all("about to crash" in (one.log_tail or "") for one in cluster.bench.attempts(poison))
     assert [cluster.bench.job(job_id).status for job_id in others] == ["succeeded"] * 3
+
+
+def test_a_device_fails_under_a_training(cluster: Cluster) -> None:
+    """What the trainer says of an error of CUDA; the next attempt has a new process, and so a new context."""
+    failed = explain(RuntimeError("CUDA error: device-side assert triggered"))
+    cluster.scripts.write(
+        1, ["once", "first"], ["phase", "distil"], ["print", "CUDA error: device-side assert triggered"],
+        ["say", failed.model_dump(exclude_none=True)], ["exit", 1],
+    )  # fmt: skip
+    job_id = cluster.bench.submit(seed=1)
+    cluster.worker()
+    cluster.until_ended(job_id)
+    assert outcomes(cluster, job_id) == ["failed", "succeeded"]
+    first = cluster.bench.attempts(job_id)[0]
+    assert (first.cause, first.exit_code) == ("internal", 1)
+    assert "device-side assert" in (first.log_tail or "")
 
 
 def test_a_trainer_hangs(cluster: Cluster) -> None:
