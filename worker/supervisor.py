@@ -35,7 +35,6 @@ from worker.record import Recorder
 from worker.trainer_process import TRAINER, failure, run_trainer
 
 RETRY_SECONDS = 0.5
-CLAIM_TRIES = 3
 PAUSE_SECONDS = 60.0  # for the step under way and its checkpoint, and as much again to store it
 ABORT_SECONDS = 2.0  # for a trainer that hangs to write down where
 
@@ -104,15 +103,14 @@ class Supervisor:
 
     def _run_one(self) -> bool:
         """Claim and run one job; whether there was one."""
-        asked_at = boot_seconds()
         try:
-            claim = self._claim()
-        except DBAPIError as error:  # the reconciler wakes us again
+            claim, lease_end = self._claim()
+        except (DBAPIError, LeaseLostError) as error:  # the reconciler wakes us again
             log.warning("could not claim: %s", error)
             return False
         if claim is None:
             return False
-        halt = self._halt = Halt(self._heart.lease_end(asked_at))
+        halt = self._halt = Halt(lease_end)
         if self._stopping.is_set():  # it was set before `stop` could see this halt
             halt.ask(Reason.SHUTDOWN)
         with bound(job_id=claim.job_id, attempt=claim.fence), self._heart.holding(claim.token, halt):
@@ -125,25 +123,36 @@ class Supervisor:
                 self._halt = None
         return True
 
-    def _claim(self) -> Claim | None:
-        """Claim with one token, so that a claim whose answer was lost is found and not made twice."""
-        token = uuid4()
-        for tries_left in reversed(range(CLAIM_TRIES)):
+    def _claim(self) -> tuple[Claim | None, float]:
+        """Claim a job; until when it is surely ours.
+
+        A claim whose answer was lost may have been made: it is asked for again with the same token as long as
+        it would last, or the job would be nobody's until then.
+
+        Raises:
+            DBAPIError: the database refuses, or stays away.
+            LeaseLostError: it was made, and came to light too late.
+        """
+        token, first = uuid4(), boot_seconds()
+        asked_at, again = first, False
+        while True:
             try:
                 with self._sessions.begin() as session:
-                    return claims.claim(
+                    claim = claims.claim(
                         session,
                         self._worker_id,
                         token,
                         self._settings.lease_seconds,
                         most_running=self._settings.max_running_per_owner,
-                        again=tries_left < CLAIM_TRIES - 1,
+                        again=again,
                     )
-            except DBAPIError:
-                if not tries_left:
+                return claim, self._heart.lease_end(asked_at)
+            except (OperationalError, InterfaceError) as error:
+                if self._stopping.is_set() or boot_seconds() >= self._heart.lease_end(first):
                     raise
-                time.sleep(RETRY_SECONDS)
-        return None
+                log.warning("asking again for a job: %s", error)
+            self._stopping.wait(RETRY_SECONDS)
+            asked_at, again = boot_seconds(), True
 
     def _attempt(self, claim: Claim, halt: Halt) -> None:
         """Run a claimed job and commit how it ended.

@@ -103,9 +103,14 @@ def claim(
     Args:
         token: minted by the caller.
         most_running: jobs that one owner may run at a time, unless the owner's row says otherwise.
-        again: the answer to the same claim was lost: if it did commit, the job is ours already.
+        again: the answer to the same claim was lost: if it did commit, the job is ours, and for another
+            `lease_seconds`.
+
+    Raises:
+        LeaseLostError: it did commit, and is over already.
     """
     if again and (ours := _claimed(session, token)) is not None:
+        renew(session, token, lease_seconds)
         return ours
     found = order.take(session, session.get_one(Worker, worker_id), most_running)
     if found is None:

@@ -1,12 +1,15 @@
 """What ends an attempt from outside besides a cancel: deadlines, silence, pauses, storage that is away."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
 from core.jobs import wishes
@@ -138,6 +141,22 @@ def test_storage_that_stays_away_fails_the_attempt(bench: Bench, start: Start, s
     assert (job.status, job.failure_cause) == ("failed", "internal")
     assert "storage" in (job.failure or {})["detail"]
     assert "/a/path" not in str(job.failure)
+
+
+def test_a_claim_is_asked_for_until_its_answer_comes(bench: Bench, start: Start) -> None:
+    """Else the job would be nobody's until the lease ends, and be charged for it."""
+    deaf = sessionmaker(bench.sessions.kw["bind"], expire_on_commit=False)
+    answers = itertools.count()
+
+    @event.listens_for(deaf, "after_commit")
+    def lose(_: Session) -> None:
+        if next(answers) < 6:
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    job_id = bench.submit(seed=1)
+    start(sessions=deaf).join(30)
+    assert next(answers) > 6
+    assert [one.outcome for one in bench.attempts(job_id)] == ["succeeded"]
 
 
 def test_a_job_is_not_tried_again_at_once(bench: Bench, start: Start, scripts: Scripts) -> None:
