@@ -103,12 +103,18 @@ class Cluster:
         self.processes: list[Process] = []
 
     def worker(
-        self, *arguments: str, ready: bool = True, within: Sequence[str] = (), **environment: str
+        self,
+        *arguments: str,
+        ready: bool = True,
+        within: Sequence[str] = (),
+        code: Path = ROOT,
+        **environment: str,
     ) -> Process:
         """Start a worker; with `--control` the one that reconciles.
 
         Args:
             within: a command that runs another, such as `ip netns exec NAME`.
+            code: where its code lies, for one of another release.
         """
         ours = {
             "MIXKD_DATABASE_URL": self.settings.database_url.get_secret_value(),
@@ -127,7 +133,7 @@ class Cluster:
                     str(self.scripts.folder),
                     *arguments,
                 ],
-                cwd=ROOT,
+                cwd=code,
                 env=os.environ | QUICK | ours | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
