@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from core.errors import InvalidInput
 
 T = TypeVar("T")
-Query = TypeVar("Query", bound=Select[Any])
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mixkd import losses
 from mixkd.augment import AugmentCard, Context, Teacher, augment
 from mixkd.contract.spec import PRESETS, Baseline, LossSpec
 from mixkd.data import Encoded
+from mixkd.evaluate import validate
 from mixkd.objectives import Network, imitate, needs_pairs, needs_teacher
 from mixkd.prepare import Prepared, make_student
 from mixkd.reporter import Reporter
@@ -47,14 +48,19 @@ class Lesson:
 
 
 def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
-    """Fine-tune the teacher on the real rows if it needs that."""
+    """Fine-tune the teacher on the real rows if it needs that; otherwise only say how good it is."""
+    rows = prepared.scaled(prepared.teacher_sets["train"])
+    data = _train_data(prepared, rows, prepared.teacher_sets)
     if not prepared.needs_teaching:
         if prepared.scale is not None:
             prepared.scale.inward(prepared.teacher)
+        around.reporter.phase("teach")
+        scores = validate(
+            prepared.teacher, data.validation, data.task, data.metrics, around.device, precision=around.precision
+        )
+        around.reporter.metric(0, {f"validation_{name}": value for name, value in scores.items()})
         return None
-    rows = prepared.scaled(prepared.teacher_sets["train"])
     objective = imitate(Network(prepared.teacher, rows), None, FINETUNE, prepared.task)
-    data = _train_data(prepared, rows, prepared.teacher_sets)
     return train(
         "teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, mixup=None, around=around
     )

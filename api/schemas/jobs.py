@@ -11,6 +11,7 @@ from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
 from core.jobs.repository import PlacedJob
 from core.jobs.states import FailureCause, JobStatus
 from core.models.models import Model
+from mixkd.contract.data_spec import MetricName
 from mixkd.contract.messages import Phase
 from mixkd.contract.spec import DistilSpec
 
@@ -131,6 +132,15 @@ class CheckpointView(BaseModel):
     step: int
 
 
+class ScoresView(BaseModel):
+    """The student's best score beside its teacher's."""
+
+    metric: MetricName = Field(description="the first one of the data set; of `rmse` less is better")
+    set: str = Field(description="`validation` while it trains, then the set that the report judges on")
+    teacher: float | None = Field(description="null if it was not evaluated yet")
+    student: float | None
+
+
 class FailureView(BaseModel):
     """Why a job failed, in words to act on."""
 
@@ -152,7 +162,9 @@ class JobView(BaseModel):
                     "status": "running",
                     "queue_position": None,
                     "teacher_id": "mdl_01k3v0q2c7y6j5h4g3f2d1s0aq",
+                    "teacher_name": "our BERT",
                     "dataset_id": "ds_01k3v0pmz8w9r7t6y5u4i3o2pb",
+                    "dataset_name": "questions",
                     "recipe": DistilSpec().model_dump(mode="json"),
                     "priority": 50,
                     "resources": {"device": "any", "gpu_type": None, "gpus": 1},
@@ -165,6 +177,8 @@ class JobView(BaseModel):
                         "examples_per_second": 310.5,
                         "seconds_left": 19.2,
                     },
+                    "scores": {"metric": "accuracy", "set": "validation", "teacher": 0.93, "student": 0.91},
+                    "ran_on": "NVIDIA H100",
                     "failure": None,
                     "student_id": None,
                     "attempts": 1,
@@ -188,12 +202,16 @@ class JobView(BaseModel):
     status: JobStatus
     queue_position: int | None = Field(description="1 is next; null unless queued")
     teacher_id: str
+    teacher_name: str
     dataset_id: str
+    dataset_name: str
     recipe: DistilSpec = Field(description="in full, defaults included")
     priority: int
     resources: ResourcesView
     phase: Phase | None
     progress: ProgressView | None
+    scores: ScoresView | None = Field(description="the best so far; null before the first evaluation")
+    ran_on: str | None = Field(description="the device of the newest attempt; null before the first one")
     failure: FailureView | None
     student_id: str | None
     attempts: int = Field(description="how often a worker has taken the job")
@@ -218,6 +236,9 @@ class JobView(BaseModel):
         return cls.model_validate(
             columns
             | {
+                "teacher_name": placed.teacher_name,
+                "dataset_name": placed.dataset_name,
+                "ran_on": placed.ran_on,
                 "queue_position": placed.queue_position,
                 "failure": _failure(job),
                 "attempts": job.fence,

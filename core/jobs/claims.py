@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, DateTime, Numeric, cast, func, select, update
+from sqlalchemy import ColumnElement, DateTime, Numeric, case, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.datasets.models import Dataset
 from core.db import NOW
-from core.jobs import events, order
+from core.jobs import events, order, scores
 from core.jobs.models import Job, JobAttempt, JobMetric
 from core.jobs.states import JobStatus
 from core.jobs.transitions import transition
@@ -128,6 +128,7 @@ def claim(
         lease_expires_at=after(lease_seconds),
         worker_id=worker_id,
         started_at=func.coalesce(Job.started_at, NOW),
+        scores=case((Job.checkpoints != [], Job.scores)),  # of weights that are gone: null
     )
     session.add(
         JobAttempt(
@@ -281,6 +282,9 @@ def metrics(session: Session, token: UUID, values: Sequence[Metric]) -> None:
             set_={"values": JobMetric.values.concat(new.excluded["values"]), "at": NOW},
         )
     )
+    if any(name.startswith(scores.VALIDATION) for metric in values for name in metric.values):
+        chooses = session.get_one(Dataset, job.dataset_id).read_as.scored_by[0]
+        job.scores = scores.evaluated(job.scores, chooses, values)
 
 
 def prefix(job_id: str, fence: int) -> str:

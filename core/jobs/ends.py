@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from core.db import NOW
 from core.ids import new_id
 from core.imports import ImportStatus
+from core.jobs import scores
 from core.jobs.claims import LeaseLostError, after, end_phase, lock, mine, prefix
 from core.jobs.models import Job, JobAttempt
 from core.jobs.states import FailureCause, JobStatus, retry_delay
@@ -109,6 +110,7 @@ def succeed(
         only_if=mine(token),
         student_id=student.id,
         report=dict(report),
+        scores=scores.reported(report) or job.scores,
         checkpoints=[],
     )
 

@@ -100,6 +100,7 @@ class Job(Base):
     phase: Mapped[str | None] = mapped_column(String(16))
     phase_started_at: Mapped[datetime | None]
     progress: Mapped[dict[str, Any] | None]  # the last mixkd.contract.messages.Progress
+    scores: Mapped[dict[str, Any] | None]  # the teacher's and the student's best, see core.jobs.scores
     failure_cause: Mapped[str | None] = mapped_column(String(32))
     failure: Mapped[dict[str, Any] | None]  # detail, field, remedy
     # What a next attempt goes on from, newest first; each as core.jobs.claims.StoredCheckpoint.

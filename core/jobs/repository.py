@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from sqlalchemy import case, exists, select, tuple_
+from sqlalchemy import Row, case, exists, select, tuple_
 from sqlalchemy.orm import Session
 
 from core import paging
@@ -15,6 +15,7 @@ from core.jobs.models import Job, JobAttempt, JobEvent, JobMetric
 from core.jobs.states import JobStatus
 from core.models.models import Model
 from core.paging import Page
+from core.workers.models import Worker
 from mixkd.contract.messages import Phase
 
 _PLACES = {phase: place for place, phase in enumerate(get_args(Phase))}  # in the order of a run
@@ -22,9 +23,17 @@ _PLACES = {phase: place for place, phase in enumerate(get_args(Phase))}  # in th
 
 @dataclass(frozen=True)
 class PlacedJob:
-    """A job and its place in the queue: 1 is claimed next; None unless it is queued."""
+    """A job, what the things that it names are called, and its place in the queue.
+
+    Args:
+        ran_on: the device of the worker of its newest attempt; None: no worker has had it.
+        queue_position: 1 is claimed next; None unless it is queued.
+    """
 
     job: Job
+    teacher_name: str
+    dataset_name: str
+    ran_on: str | None
     queue_position: int | None
 
 
@@ -34,31 +43,38 @@ def get(session: Session, owner_id: str, job_id: str) -> PlacedJob:
     Raises:
         NotFound: there is none of that id, or it is another owner's.
     """
-    job = session.scalars(
-        select(Job)
-        .where(Job.id == job_id, Job.owner_id == owner_id)
-        .execution_options(populate_existing=True)
+    row = session.execute(
+        _SHOWN.where(Job.id == job_id, Job.owner_id == owner_id).execution_options(populate_existing=True)
     ).one_or_none()
-    if job is None:
+    if row is None:
         raise _not_found(job_id)
-    return _placed(session, [job])[0]
+    return _placed(session, [row])[0]
 
 
 def page(
     session: Session, owner_id: str, *, status: JobStatus | None, limit: int, cursor: str | None
 ) -> Page[PlacedJob]:
     """Jobs, newest first."""
-    query = select(Job).where(Job.owner_id == owner_id)
+    query = _SHOWN.where(Job.owner_id == owner_id)
     if status is not None:
         query = query.where(Job.status == status)
-    jobs = session.scalars(paging.newest_first(query, Job.id, limit, cursor)).all()
-    return paging.cut(_placed(session, jobs), limit, lambda placed: placed.job.id)
+    rows = session.execute(paging.newest_first(query, Job.id, limit, cursor)).all()
+    return paging.cut(_placed(session, rows), limit, lambda placed: placed.job.id)
 
 
-def _placed(session: Session, jobs: Sequence[Job]) -> list[PlacedJob]:
-    queued = [job.id for job in jobs if job.status == JobStatus.QUEUED]
+_SHOWN = (
+    select(Job, Model.name, Dataset.name, Worker.device)
+    .join(Model, Model.id == Job.teacher_id)
+    .join(Dataset, Dataset.id == Job.dataset_id)
+    .outerjoin(JobAttempt, (JobAttempt.job_id == Job.id) & (JobAttempt.number == Job.fence))
+    .outerjoin(Worker, Worker.id == JobAttempt.worker_id)
+)
+
+
+def _placed(session: Session, rows: Sequence[Row[Job, str, str, str]]) -> list[PlacedJob]:
+    queued = [row.Job.id for row in rows if row.Job.status == JobStatus.QUEUED]
     positions = order.positions(session, queued) if queued else {}
-    return [PlacedJob(job, positions.get(job.id)) for job in jobs]
+    return [PlacedJob(*row, queue_position=positions.get(row.Job.id)) for row in rows]
 
 
 def lock(session: Session, owner_id: str, job_id: str) -> Job:
