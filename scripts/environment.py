@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import assets
+
 Build = Literal["cpu", "cuda"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,10 +114,16 @@ def stamp(finished: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Bring `.venv` up to date."""
+    """Bring `.venv` and the dashboard's scripts up to date."""
     os.chdir(ROOT)
     lock = os.open(ROOT, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # `make demo` and `make test` may be started side by side
+    bring_python()
+    assets.build()
+
+
+def bring_python() -> None:
+    """Bring `.venv` up to date."""
     want = wanted(torch_build(os.environ.get("MIXKD_TORCH"), driver=has_nvidia_driver()))
     have = found()
     if have == want:

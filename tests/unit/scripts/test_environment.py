@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, Any]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # where Python looks when it starts the script itself
     return runpy.run_path(str(ROOT / "scripts" / "environment.py"))
 
 
