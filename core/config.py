@@ -91,6 +91,14 @@ class Settings(BaseSettings):
         description="scratch space of a worker's attempts, the API's uploads and control's imports",
     )
 
+    session_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="signs the dashboard's session cookies, at least 32 characters and the same for every API "
+        "process; without it nobody can sign in to the dashboard",
+    )
+    session_days: float = Field(7, gt=0, description="how long a sign-in to the dashboard lasts")
+
     max_upload_bytes: int = Field(10 * 2**30, gt=0, description="largest body of one request")
     inline_import_bytes: int = Field(
         32 * 2**20,
