@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     session_secret: SecretStr | None = Field(
         None,
         min_length=32,
-        description="signs the dashboard's session cookies, at least 32 characters and the same for every API "
+        description="signs the dashboard's session cookies: at least 32 characters, the same for every API "
         "process; without it nobody can sign in to the dashboard",
     )
     session_days: float = Field(7, gt=0, description="how long a sign-in to the dashboard lasts")

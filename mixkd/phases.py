@@ -55,9 +55,8 @@ def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
         if prepared.scale is not None:
             prepared.scale.inward(prepared.teacher)
         around.reporter.phase("teach")
-        scores = validate(
-            prepared.teacher, data.validation, data.task, data.metrics, around.device, precision=around.precision
-        )
+        teacher, rows, precision = prepared.teacher, data.validation, around.precision
+        scores = validate(teacher, rows, data.task, data.metrics, around.device, precision=precision)
         around.reporter.metric(0, {f"validation_{name}": value for name, value in scores.items()})
         return None
     objective = imitate(Network(prepared.teacher, rows), None, FINETUNE, prepared.task)

@@ -4,6 +4,7 @@ import os
 import runpy
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # where Python looks when it starts the script itself
-    return runpy.run_path(str(ROOT / "scripts" / "environment.py"))
+def environment() -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))  # as when Python starts the script itself
+        yield runpy.run_path(str(ROOT / "scripts" / "environment.py"))
 
 
 @pytest.mark.parametrize(
