@@ -8,7 +8,7 @@ is killed anywhere in between leaves rubbish, never half a checkpoint.
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path, PurePath
@@ -35,6 +35,7 @@ class Uploader:
         work: the trainer's folder of checkpoints.
         aside: a folder of ours on the same disk.
         halt: no upload begins once the lease may be lost.
+        found: the checkpoint that was brought back; None: there was none.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Uploader:
         work: Path,
         aside: Path,
         halt: Halt,
+        found: StoredCheckpoint | None,
     ) -> None:
         self._sessions = sessions
         self._storage = storage
@@ -53,7 +55,9 @@ class Uploader:
         self._work = work
         self._aside = aside
         self._halt = halt
-        self._known = {file.sha256: file for one in claim.checkpoints for file in one.files.values()}
+        # Of the others nobody knows whether they are whole: what is made again is stored again.
+        self._known = {file.sha256: file for file in found.files.values()} if found else {}
+        self._damaged = damaged(claim, found)
         self._digests: dict[tuple[int, int, int], StoredFile] = {}  # inode, size, time of change -> content
         self._news = Condition()
         self._latest: CheckpointWritten | None = None
@@ -120,7 +124,7 @@ class Uploader:
         step = _step_of(files) or written.step  # the trainer may be further than what was heard of it
         new = StoredCheckpoint(attempt=self._claim.fence, phase=written.phase, step=step, files=files)
         with self._sessions.begin() as session:
-            kept = claims.keep_checkpoint(session, self._claim.token, new)
+            kept = claims.keep_checkpoint(session, self._claim.token, new, self._damaged)
         log.info("checkpoint %s %d is stored", written.phase, step)
         self._remove_all_but(kept)
 
@@ -161,10 +165,10 @@ class Uploader:
 
         What earlier ones stored, the sweeper takes: it may be gone at any time, and must not be named again.
         """
-        named = {file.sha256: file for one in kept for file in one.files.values()}
+        named = {file.key for one in kept for file in one.files.values()}
         ours = f"{self._claim.prefix}/"
-        old = [file.key for sha256, file in self._known.items() if sha256 not in named]
-        self._known = named
+        old = [file.key for file in self._known.values() if file.key not in named]
+        self._known = {sha256: file for sha256, file in self._known.items() if file.key in named}
         self._storage.delete([key for key in old if key.startswith(ours)])
 
 
@@ -199,6 +203,11 @@ def bring_back(
         shutil.copyfile(spec, work / RESOLVED)
         return checkpoint
     return None
+
+
+def damaged(claim: Claim, found: StoredCheckpoint | None) -> Sequence[StoredCheckpoint]:
+    """Those that `bring_back` tried in vain."""
+    return claim.checkpoints if found is None else claim.checkpoints[: claim.checkpoints.index(found)]
 
 
 def notes_on(found: StoredCheckpoint | None, claim: Claim) -> list[Note]:

@@ -185,20 +185,21 @@ class Supervisor:
         found = self._persistently(halt, lambda: bring_back(self._storage, claim, run, spec, halt.check))
         for note in notes_on(found, claim):
             recorder.take(note)
-        self._train(claim, spec, run, recorder, halt)
-        recorder.take(PhaseStarted(phase="publish"))
-        return self._persistently(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
-
-    def _train(self, claim: Claim, spec: Path, run: Path, recorder: Recorder, halt: Halt) -> None:
-        """Run the trainer to its end, and take its checkpoints to storage meanwhile."""
         uploader = Uploader(
             self._sessions,
             self._storage,
             claim,
             work=run / WORK,
-            aside=run.with_name("aside"),
+            aside=folder / "aside",
             halt=halt,
+            found=found,
         )
+        self._train(uploader, spec, run, recorder, halt)
+        recorder.take(PhaseStarted(phase="publish"))
+        return self._persistently(halt, lambda: publish(self._storage, claim.prefix, run, halt.check))
+
+    def _train(self, uploader: Uploader, spec: Path, run: Path, recorder: Recorder, halt: Halt) -> None:
+        """Run the trainer to its end, and take its checkpoints to storage meanwhile."""
         uploader.start()
         unsent: list[CheckpointWritten] = []
 

@@ -212,8 +212,13 @@ def note(session: Session, token: UUID, detail: str) -> None:
     events.append(session, job.id, "note", detail=detail, attempt=job.fence)
 
 
-def keep_checkpoint(session: Session, token: UUID, new: StoredCheckpoint) -> list[StoredCheckpoint]:
+def keep_checkpoint(
+    session: Session, token: UUID, new: StoredCheckpoint, damaged: Sequence[StoredCheckpoint] = ()
+) -> list[StoredCheckpoint]:
     """Let later attempts go on from a checkpoint whose files lie in storage.
+
+    Args:
+        damaged: these are kept no longer, or they would take the place of one that is whole.
 
     Returns:
         All that are kept, this one first.
@@ -225,7 +230,7 @@ def keep_checkpoint(session: Session, token: UUID, new: StoredCheckpoint) -> lis
     before = [StoredCheckpoint.model_validate(one) for one in job.checkpoints]
     if before[:1] == [new]:  # a commit whose answer was lost
         return before
-    kept = [new, *(one for one in before if one != new)][:KEPT_CHECKPOINTS]
+    kept = [new, *(one for one in before if one != new and one not in damaged)][:KEPT_CHECKPOINTS]
     job.checkpoints = [one.model_dump(mode="json") for one in kept]
     session.flush()
     events.append(session, job.id, "checkpoint", phase=new.phase, step=new.step, attempt=job.fence)

@@ -56,10 +56,15 @@ def claimed(bench: Bench) -> Claim:
 def start(bench: Bench, work: Path, tmp_path: Path) -> Iterator[Start]:
     uploaders: list[Uploader] = []
 
-    def make(claim: Claim, halt: Halt | None = None, storage: Storage | None = None) -> Uploader:
+    def make(
+        claim: Claim,
+        halt: Halt | None = None,
+        storage: Storage | None = None,
+        found: StoredCheckpoint | None = None,
+    ) -> Uploader:
         uploader = Uploader(
             bench.sessions, storage or bench.storage, claim,
-            work=work, aside=tmp_path / "aside", halt=halt or Halt(boot_seconds() + 60),
+            work=work, aside=tmp_path / "aside", halt=halt or Halt(boot_seconds() + 60), found=found,
         )  # fmt: skip
         uploader.start()
         uploaders.append(uploader)
@@ -168,7 +173,8 @@ def test_what_no_row_names_any_more_is_sent_again(
     uploader.finish(10)
     with bench.sessions.begin() as session:
         ends.hand_back(session, first.token, "worker_shutdown")
-    again = start(claimed(bench))
+    second = claimed(bench)
+    again = start(second, found=second.checkpoints[0])
     for number, weights in ((2, "bad"), (3, "worse")):
         again.take(step(work, number, weights=weights))
         until_stored(bench, job_id, number)
@@ -196,6 +202,58 @@ def test_a_damaged_one_gives_way_to_the_one_before(
         ends.hand_back(session, claim.token, "worker_shutdown")
     assert brought_back(bench, claimed(bench), tmp_path / "next") == before
     assert "distil/step-00000002/model.safetensors" not in content(tmp_path / "next" / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_what_was_damaged_and_is_made_again_is_stored_again(
+    bench: Bench, start: Start, work: Path, settings: Settings, tmp_path: Path, *, damage: str
+) -> None:
+    """The taught teacher is of the same content in each attempt; no checkpoint is whole without it."""
+    job_id = bench.submit()
+    teacher = work / "teach" / "finished" / "model.safetensors"
+    teacher.parent.mkdir(parents=True)
+    teacher.write_text("the teacher")
+    first = claimed(bench)
+    uploader = start(first)
+    for number in (1, 2):
+        uploader.take(step(work, number))
+        until_stored(bench, job_id, number)
+    key = kept(bench, job_id)[0].files["teach/finished/model.safetensors"].key
+    path = Path(settings.storage_url.removeprefix("file://")) / key
+    path.unlink() if damage == "gone" else path.write_text("else")
+    with bench.sessions.begin() as session:
+        ends.hand_back(session, first.token, "worker_shutdown")
+    second = claimed(bench)
+    assert brought_back(bench, second, tmp_path / "second") is None
+    uploader = start(second)
+    for number in (3, 4):
+        uploader.take(step(work, number))
+        until_stored(bench, job_id, number)
+        assert [one.attempt for one in kept(bench, job_id)] == [2] * (number - 2), "the damaged ones are gone"
+    with bench.sessions.begin() as session:
+        ends.hand_back(session, second.token, "worker_shutdown")
+    assert brought_back(bench, claimed(bench), tmp_path / "third") == kept(bench, job_id)[0]
+
+
+def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(
+    bench: Bench, start: Start, work: Path, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = bench.submit()
+    first = claimed(bench)
+    uploader = start(first)
+    for number in (1, 2):
+        uploader.take(step(work, number))
+        until_stored(bench, job_id, number)
+    newest, before = kept(bench, job_id)
+    root = Path(settings.storage_url.removeprefix("file://"))
+    (root / newest.files["distil/step-00000002/model.safetensors"].key).unlink()
+    with bench.sessions.begin() as session:
+        ends.hand_back(session, first.token, "worker_shutdown")
+    second = claimed(bench)
+    found = brought_back(bench, second, tmp_path / "second")
+    start(second, found=found).take(step(work, 3))
+    until_stored(bench, job_id, 3)
+    assert kept(bench, job_id)[1:] == [before]
 
 
 def test_a_lease_that_is_lost_stores_nothing_more(bench: Bench, start: Start, work: Path) -> None:
