@@ -195,14 +195,13 @@ def _begin_work(work: Path, resolved: RunSpec, found: Origins, reporter: Reporte
 def _phases(prepared: Prepared, found: Origins, folder: Path, reporter: Reporter, control: Control) -> Report:
     spec, work = prepared.spec, folder / WORK
     logbook = Logbook(work / "metrics.jsonl")
-    reporter = reporter.heard_by(logbook.note)
+    reporter = reporter.heard_by(logbook.note).heard_by(control.hear)
 
     def around(training: str) -> Surroundings:
         runtime = spec.recipe.runtime
         return Surroundings(spec.recipe.seed, prepared.device, runtime, reporter, control, work / training)
 
-    if control.finish_now:
-        control.finish_now = False
+    if control.finish_now:  # the next phase begins without that wish
         reporter.note("asked to finish before anything was trained: there is nothing to keep yet")
     taught = teach(prepared, around("teach"))
     lesson = make_lesson(prepared, cache_folder() / "augmented", reporter, control)

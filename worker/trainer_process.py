@@ -24,6 +24,7 @@ from core.jobs.ends import Failure
 from core.jobs.states import FailureCause
 from mixkd.contract import messages
 from mixkd.contract.messages import Done, Failed, Message, Phase, PhaseStarted
+from mixkd.contract.signals import FINISH
 from worker.halt import Halt, Reason
 
 TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing is imported from the folder
@@ -31,7 +32,6 @@ TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing 
 TICK_SECONDS = 0.2
 EXIT_SECONDS = 10.0  # between the end of the pipe and the end of the process
 MAX_LINE_BYTES = 1 << 20
-TRAININGS: tuple[Phase, ...] = ("teach", "augment", "distil", "baselines")  # they heed a wish to finish
 LOG_LINES = 200
 LOG_BYTES = 64 << 10
 
@@ -145,9 +145,10 @@ class _Finishing:
             if self._told:
                 self._told = False
                 self._on_finished()
-        if self._halt.finish and self._phase in TRAININGS and not self._told:
+        number = self._phase and FINISH.get(self._phase)
+        if self._halt.finish and number and not self._told:
             self._told, self._halt.finish = True, False
-            _signal_one(self._pid, signal.SIGUSR1)
+            _signal_one(self._pid, number)
 
 
 def presentable(text: str) -> str:
@@ -257,7 +258,7 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
         _signal(pid, signal.SIGKILL)  # the group outlives its leader, whose id stays taken until it is reaped
 
 
-def _signal_one(pid: int, number: signal.Signals) -> None:
+def _signal_one(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mixkd.contract.messages import Message, Phase, PhaseStarted
+from mixkd.contract.signals import FINISH
 from mixkd.lease import Lease
 
 
@@ -18,6 +20,7 @@ class Control:
       outside of one the exit comes at once. Let it pass; tidy up in `finally`.
     - SIGUSR1: `finish_now`. The training stops at its next step and counts with its best evaluation; the wish
       is granted with that, and what comes after goes its way.
+    - One of `mixkd.contract.signals.FINISH`: the same, if it names the phase that is under way.
     """
 
     def __init__(self, lease: Lease | None = None) -> None:
@@ -25,11 +28,22 @@ class Control:
         self.finish_now = False
         self._lease = lease
         self._training = False
+        self._phase: Phase | None = None
 
     def install(self) -> None:
-        """Let SIGTERM and SIGUSR1 say what is wished."""
+        """Let signals say what is wished."""
         signal.signal(signal.SIGTERM, self._on_stop)
-        signal.signal(signal.SIGUSR1, self._on_finish)
+        for number in (signal.SIGUSR1, *FINISH.values()):
+            signal.signal(number, self._on_finish)
+
+    def hear(self, message: Message) -> None:
+        """A wish that came too late for the phase before ends with it: it was not meant for the next one.
+
+        Hear of a phase before any supervisor does.
+        """
+        if isinstance(message, PhaseStarted):
+            self._phase = message.phase
+            self.finish_now = False
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -65,5 +79,6 @@ class Control:
         if not self._training:
             self.leave_if_asked()
 
-    def _on_finish(self, _signal: int, _frame: FrameType | None) -> None:
-        self.finish_now = True
+    def _on_finish(self, number: int, _frame: FrameType | None) -> None:
+        if number in (signal.SIGUSR1, self._phase and FINISH.get(self._phase)):
+            self.finish_now = True

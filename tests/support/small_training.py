@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from mixkd.contract.signals import FINISH
 from mixkd.lease import Lease
 
 HISTORY = "history.jsonl"
@@ -33,13 +34,15 @@ def train(
     work = folder / "checkpoints"
     wishes: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: wishes.append(number))
-    signal.signal(signal.SIGUSR1, lambda number, _: wishes.append(number))
+    finish = {signal.SIGUSR1, FINISH["distil"]}  # the release before sends the first
+    for number in finish:
+        signal.signal(number, lambda number, _: wishes.append(number))
     held = Lease(lease)
     step, value = _newest(work)
     work.mkdir(exist_ok=True)
     (work / "origins.json").write_text("{}")
     _say(pipe, type="phase", phase="distil", steps=steps)
-    while step < steps and signal.SIGUSR1 not in wishes:
+    while step < steps and not finish.intersection(wishes):
         held.wait(lambda: None)
         began = _now()
         time.sleep(seconds)

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from mixkd.contract.messages import PhaseStarted
+from mixkd.contract.signals import FINISH
 from mixkd.training.control import Control
 
 
 @pytest.fixture
 def control() -> Iterator[Control]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, *FINISH.values())
+    before = {number: signal.getsignal(number) for number in numbers}
     control = Control()
     control.install()
     yield control
@@ -86,3 +89,19 @@ def test_sigusr1_asks_to_finish_and_ends_nothing(control: Control) -> None:
     assert control.finish_now
     assert not control.stop
     control.leave_if_asked()
+
+
+def test_a_wish_that_names_another_phase_is_not_for_this_one(control: Control) -> None:
+    """The supervisor has not heard yet that the teacher is taught."""
+    control.hear(PhaseStarted(phase="distil", steps=10))
+    os.kill(os.getpid(), FINISH["teach"])
+    assert not control.finish_now
+    os.kill(os.getpid(), FINISH["distil"])
+    assert control.finish_now
+
+
+def test_a_wish_ends_with_its_phase(control: Control) -> None:
+    control.hear(PhaseStarted(phase="teach", steps=10))
+    os.kill(os.getpid(), FINISH["teach"])
+    control.hear(PhaseStarted(phase="distil", steps=10))
+    assert not control.finish_now

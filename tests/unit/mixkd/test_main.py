@@ -14,6 +14,7 @@ import pytest
 
 from mixkd.__main__ import main
 from mixkd.contract.messages import CheckpointWritten, Done, Failed, Message, Progress, decode
+from mixkd.contract.signals import FINISH
 from mixkd.contract.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -201,7 +202,8 @@ def test_a_folder_that_cannot_be_written_is_refused(
 
 @contextlib.contextmanager
 def handlers_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, *FINISH.values())
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

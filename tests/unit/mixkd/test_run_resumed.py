@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mixkd.contract.data_spec import DataSpec
-from mixkd.contract.messages import Message, Note, PhaseStarted, Progress, Resolved
+from mixkd.contract.messages import CheckpointWritten, Message, Note, PhaseStarted, Progress, Resolved
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.report.schema import Report
@@ -251,6 +251,20 @@ def test_a_wish_to_finish_is_granted_once_and_after_a_step_at_least(
     )
     # A baseline that ended early would have had another budget than the student.
     assert bool(report.baselines) == (not cut or cut == ["teach"])
+
+
+def test_a_wish_that_comes_after_the_teachers_last_step_does_not_cut_the_student_short(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    control = Control()
+
+    def send(message: Message) -> None:
+        if isinstance(message, CheckpointWritten) and message.phase == "teach" and message.step == 16:
+            control.finish_now = True
+
+    report = run(spec, tmp_path, Reporter(send), "cpu", control)
+    assert report.teach is not None
+    assert (report.teach.stopped, report.distil.stopped, report.distil.steps) == ("end", "end", 16)
 
 
 def test_curves_show_no_step_that_never_counted(spec: RunSpec, tmp_path: Path) -> None:
