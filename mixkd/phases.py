@@ -5,6 +5,7 @@ to those of the data.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mixkd.augment import AugmentCard, Context, Teacher, augment
 from mixkd.contract.spec import PRESETS, Baseline, LossSpec
 from mixkd.data import Encoded
 from mixkd.evaluate import validate
+from mixkd.failures import NotFiniteError
 from mixkd.objectives import Network, imitate, needs_pairs, needs_teacher
 from mixkd.prepare import Prepared, make_student
 from mixkd.reporter import Reporter
@@ -55,14 +57,19 @@ def teach(prepared: Prepared, around: Surroundings) -> Outcome | None:
         if prepared.scale is not None:
             prepared.scale.inward(prepared.teacher)
         around.reporter.phase("teach")
-        teacher, rows, precision = prepared.teacher, data.validation, around.precision
-        scores = validate(teacher, rows, data.task, data.metrics, around.device, precision=precision)
-        around.reporter.metric(0, {f"validation_{name}": value for name, value in scores.items()})
+        with suppress(NotFiniteError):  # the student's first step will refuse such a teacher
+            _show_score(prepared.teacher, data, around)
         return None
     objective = imitate(Network(prepared.teacher, rows), None, FINETUNE, prepared.task)
     return train(
         "teach", prepared.teacher, objective, data, prepared.spec.recipe.teach, mixup=None, around=around
     )
+
+
+def _show_score(teacher: PreTrainedModel, data: TrainData, around: Surroundings) -> None:
+    rows, precision = data.validation, around.precision
+    scores = validate(teacher, rows, data.task, data.metrics, around.device, precision=precision)
+    around.reporter.metric(0, {f"validation_{name}": value for name, value in scores.items()})
 
 
 def make_lesson(prepared: Prepared, cache: Path, reporter: Reporter, control: Control) -> Lesson:
