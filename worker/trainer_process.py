@@ -31,6 +31,7 @@ TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing 
 
 TICK_SECONDS = 0.2
 EXIT_SECONDS = 10.0  # between the end of the pipe and the end of the process
+KILLED_SECONDS = 30.0  # after SIGKILL: freeing the memory of a large process, or of a GPU, takes a while
 MAX_LINE_BYTES = 1 << 20
 LOG_LINES = 200
 LOG_BYTES = 64 << 10
@@ -245,7 +246,7 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
                     # On SIGABRT Python writes into the log where each of its threads is.
                     _signal(pid, signal.SIGABRT if reason is Reason.SILENCE else signal.SIGTERM)
                     _await_exit(pid, seconds)
-                _signal(pid, signal.SIGKILL)
+                _kill(pid)
                 return
 
     watcher = Thread(target=watch, name="trainer-halt", daemon=True)
@@ -255,7 +256,20 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
     finally:
         left.set()
         watcher.join()
-        _signal(pid, signal.SIGKILL)  # the group outlives its leader, whose id stays taken until it is reaped
+        _kill(pid)  # the group outlives its leader, whose id stays taken until it is reaped
+
+
+def _kill(pid: int) -> None:
+    """End a trainer's process group. If not even that ends the trainer, end this process with all threads.
+
+    A driver or a file system that hangs keeps the trainer from dying, and it may never. Its job must not wait
+    for that: the heart stops here, so that the lease ends, after which the trainer makes no step.
+    """
+    _signal(pid, signal.SIGKILL)
+    if not _await_exit(pid, KILLED_SECONDS):
+        log.critical("the trainer (process %d) cannot be killed: leaving, so that others get its job", pid)
+        logging.shutdown()
+        os._exit(1)
 
 
 def _signal_one(pid: int, number: int) -> None:

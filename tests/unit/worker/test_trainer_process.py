@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -210,6 +212,43 @@ def test_an_error_in_the_listener_ends_it(scripts: Scripts, halt: Halt) -> None:
         run(scripts, halt, ["phase", "teach"], ["hang"], on_message=broken)
     [pid] = scripts.started(0)
     assert not alive(pid)
+
+
+UNKILLABLE = """
+import logging, sys
+from pathlib import Path
+from worker import trainer_process
+from worker.halt import Halt, Reason, boot_seconds
+
+scripts, halted = Path(sys.argv[1]), sys.argv[2] == "halted"
+logging.basicConfig()
+trainer_process._signal = lambda *_: None  # as of a process in an uninterruptible sleep
+trainer_process.KILLED_SECONDS = 0.3
+halt = Halt(boot_seconds() + 300)
+
+def take(message):
+    if message is not None:
+        if not halted:
+            raise RuntimeError
+        halt.ask(Reason.CANCEL)
+
+spec, folder = scripts.parent / "spec.json", scripts.parent / "run"
+trainer_process.run_trainer(sys.argv[3:], spec, folder, halt, take, grace={})
+"""
+
+
+@pytest.mark.parametrize("why", ["halted", "in error"])
+def test_one_that_cannot_be_killed_takes_the_worker_with_it(scripts: Scripts, why: str) -> None:
+    """Else its job would be renewed for ever."""
+    scripts.write(0, ["phase", "teach"], ["hang"])
+    (scripts.folder.parent / "spec.json").write_text(json.dumps({"recipe": {"seed": 0}}))
+    worker = subprocess.run(
+        [sys.executable, "-c", UNKILLABLE, str(scripts.folder), why, *scripts.command],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    [pid] = scripts.started(0)
+    assert worker.returncode == 1
+    assert f"the trainer (process {pid}) cannot be killed" in worker.stderr
 
 
 @pytest.mark.parametrize("last", [["exit", 0], ["signal", int(signal.SIGKILL)]])
