@@ -23,6 +23,7 @@ from mixkd.contract.work import RESOLVED, STEP, WORK, to_go_on
 from worker.halt import Halt, Halted, Reason
 
 RETRY_SECONDS = 5.0
+TICK_SECONDS = 0.2
 SNAPSHOT_TRIES = 5
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,11 @@ class Uploader:
             self._latest = written
             self._news.notify_all()
 
-    def finish(self, seconds: float) -> None:
-        """Wait until the last one is stored, `seconds` at most, and listen no more."""
+    def finish(self, left: Callable[[], float]) -> None:
+        """Wait until the last one is stored, as long as there are seconds `left`, and listen no more."""
         with self._news:
-            self._news.wait_for(lambda: self._latest is None and not self._busy, seconds)
+            while (self._latest is not None or self._busy) and left():
+                self._news.wait(min(left(), TICK_SECONDS))
             self._ended = True
             self._news.notify_all()
 

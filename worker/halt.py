@@ -4,7 +4,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from enum import StrEnum
@@ -25,6 +25,9 @@ class Reason(StrEnum):
     SILENCE = "silence"
     SHUTDOWN = "worker_shutdown"
     LEASE_LOST = "lease_lost"
+
+
+_HURRY = (Reason.PAUSE, Reason.SHUTDOWN)
 
 
 class Halted(Exception):
@@ -79,9 +82,13 @@ class Halt:
         self.finish = False
 
     def ask(self, reason: Reason) -> None:
-        """End the attempt. The first reason stands, but the loss of the lease outdoes any."""
+        """End the attempt. The first reason stands, but a lost lease outdoes any, and a shutdown a pause.
+
+        A pause may take longer than a worker that must stop has; either way the job is paused.
+        """
         with self._lock:
-            if self._reason is None or reason is Reason.LEASE_LOST:
+            first = self._reason is None
+            if first or reason is Reason.LEASE_LOST or (self._reason, reason) == _HURRY:
                 self._reason = reason
         self._pressed.set()
 
@@ -131,6 +138,27 @@ class Halt:
         """Raise `Halted` if the attempt is to end."""
         if (reason := self.reason) is not None:
             raise Halted(reason)
+
+
+class Patience:
+    """How long the reason to end leaves for something; one that outdoes another begins a time of its own.
+
+    Args:
+        seconds: for each reason; none: no time at all.
+    """
+
+    def __init__(self, halt: Halt, seconds: Mapping[Reason, float]) -> None:
+        self._halt = halt
+        self._seconds = seconds
+        self._reason: Reason | None = None
+        self._until = 0.0
+
+    def left(self) -> float:
+        """Seconds from now, none below 0."""
+        if (reason := self._halt.reason) is not self._reason:
+            self._reason = reason
+            self._until = boot_seconds() + (self._seconds.get(reason, 0) if reason else 0)
+        return max(self._until - boot_seconds(), 0)
 
 
 def interruptible(halt: Halt, work: Callable[[], T]) -> T:

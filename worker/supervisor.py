@@ -28,7 +28,7 @@ from mixkd.contract.work import WORK
 from worker.checkpoints import Uploader, bring_back, notes_on
 from worker.endings import AttemptFailed, Ending, ending
 from worker.fetch import fetch
-from worker.halt import Halt, Halted, Reason, boot_seconds, interruptible
+from worker.halt import Halt, Halted, Patience, Reason, boot_seconds, interruptible
 from worker.heart import Heart
 from worker.publish import Student, publish, withdraw
 from worker.record import Recorder
@@ -227,7 +227,7 @@ class Supervisor:
             recorder.flush()
             take(None)
         finally:
-            uploader.finish(self._storing.get(halt.reason, 0) if halt.reason else 0)
+            uploader.finish(Patience(halt, self._storing).left)
         if halt.reason is Reason.SILENCE:
             said = f"the training said nothing for {silence:g} s, and was ended"
             raise AttemptFailed(

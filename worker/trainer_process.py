@@ -25,7 +25,7 @@ from core.jobs.states import FailureCause
 from mixkd.contract import messages
 from mixkd.contract.messages import Done, Failed, Message, Phase, PhaseStarted
 from mixkd.contract.signals import FINISH
-from worker.halt import Halt, Reason
+from worker.halt import Halt, Patience, Reason
 
 TRAINER: tuple[str, ...] = (sys.executable, "-P", "-m", "mixkd")  # -P: nothing is imported from the folder
 
@@ -242,10 +242,12 @@ def _ended_by(halt: Halt, pid: int, grace: Mapping[Reason, float]) -> Iterator[N
     def watch() -> None:
         while not left.is_set():
             if (reason := halt.wait(TICK_SECONDS)) is not None:
-                if seconds := grace.get(reason, 0):
+                if grace.get(reason):
                     # On SIGABRT Python writes into the log where each of its threads is.
                     _signal(pid, signal.SIGABRT if reason is Reason.SILENCE else signal.SIGTERM)
-                    _await_exit(pid, seconds)
+                patience = Patience(halt, grace)
+                while patience.left() and not _has_exited(pid):
+                    time.sleep(0.02)
                 _kill(pid)
                 return
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from mixkd.contract.work import RESOLVED, to_go_on
 from tests.support.jobs import Bench
 from tests.support.waiting import until
 from worker.checkpoints import Uploader, bring_back
-from worker.halt import Halt, Reason, boot_seconds
+from worker.halt import Halt, Patience, Reason, boot_seconds
 from worker.publish import withdraw
 from worker.sweeper import sweep
 
@@ -72,7 +73,7 @@ def start(bench: Bench, work: Path, tmp_path: Path) -> Iterator[Start]:
 
     yield make
     for uploader in uploaders:
-        uploader.finish(0)
+        uploader.finish(lambda: 0)
 
 
 def kept(bench: Bench, job_id: str) -> list[StoredCheckpoint]:
@@ -116,7 +117,7 @@ def test_the_next_attempt_goes_on_from_the_newest_one(
         until_stored(bench, job_id, number)
     newest, before = kept(bench, job_id)
     assert (newest.attempt, newest.phase, newest.step, before.step) == (1, "distil", 3, 2)
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     assert stored(bench, job_id) == named(bench, job_id), "nothing is there that no row names"
     expected = {path.relative_to(work).as_posix(): path.read_text() for path in to_go_on(work)}
     with bench.sessions.begin() as session:
@@ -135,7 +136,7 @@ def test_it_is_called_what_it_is_though_the_news_of_it_are_old(
     uploader = start(claimed(bench))
     news = [step(work, number) for number in (1, 2, 3)]
     uploader.take(news[0])
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     assert [(one.step, "distil/step-00000003/state.json" in one.files) for one in kept(bench, job_id)] == [
         (3, True)
     ]
@@ -157,7 +158,7 @@ def test_what_storage_has_is_not_sent_again(
     uploader.take(step(work, 1, weights="the same"))
     until(lambda: len(kept(bench, job_id)) == 1)
     uploader.take(step(work, 2, weights="the same"))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     assert len(kept(bench, job_id)) == 2
     assert sent.count("model.safetensors") == 1
 
@@ -170,7 +171,7 @@ def test_what_no_row_names_any_more_is_sent_again(
     first = claimed(bench)
     uploader = start(first)
     uploader.take(step(work, 1, weights="good"))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     with bench.sessions.begin() as session:
         ends.hand_back(session, first.token, "worker_shutdown")
     second = claimed(bench)
@@ -262,7 +263,7 @@ def test_a_lease_that_is_lost_stores_nothing_more(bench: Bench, start: Start, wo
     uploader = start(claimed(bench), halt)
     halt.ask(Reason.LEASE_LOST)
     uploader.take(step(work, 1))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     assert kept(bench, job_id) == []
     assert stored(bench, job_id) == set()
 
@@ -287,12 +288,40 @@ def test_storage_that_fails_is_tried_again(
     until_stored(bench, job_id, 2)
 
 
+def test_a_worker_that_must_stop_does_not_wait_as_long_as_a_pause(
+    bench: Bench, start: Start, work: Path, settings: Settings
+) -> None:
+    hangs, go_on = Event(), Event()
+
+    class Hanging(Storage):
+        def put_file(self, key: str, path: Path) -> StoredFile:
+            hangs.set()
+            go_on.wait(60)
+            return super().put_file(key, path)
+
+    bench.submit()
+    halt = Halt(boot_seconds() + 60)
+    uploader = start(claimed(bench), halt, Hanging(settings.storage_url))
+    uploader.take(step(work, 1))
+    assert hangs.wait(20)
+    halt.ask(Reason.PAUSE)
+    patience = Patience(halt, {Reason.PAUSE: 60, Reason.SHUTDOWN: 0.2})
+    finishing = Thread(target=uploader.finish, args=[patience.left])
+    finishing.start()
+    finishing.join(0.5)
+    assert finishing.is_alive()
+    halt.ask(Reason.SHUTDOWN)
+    finishing.join(20)
+    assert not finishing.is_alive()
+    go_on.set()
+
+
 def test_what_was_published_in_vain_goes_and_checkpoints_stay(bench: Bench, start: Start, work: Path) -> None:
     job_id = bench.submit()
     claim = claimed(bench)
     uploader = start(claim)
     uploader.take(step(work, 1))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     for name in ("student/config.json", "report.json", "manifest.json"):
         bench.storage.put_file(f"{claim.prefix}/{name}", work / "origins.json")
     withdraw(bench.storage, claim.prefix)
@@ -306,7 +335,7 @@ def test_the_sweeper_takes_what_no_row_names_and_nothing_else(
     claim = claimed(bench)
     uploader = start(claim)
     uploader.take(step(work, 1))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     half = f"{claim.prefix}/student/model.safetensors"
     bench.storage.put_file(half, work / "origins.json")
     assert sweep(bench.sessions, bench.storage, settings) == 0, "the attempt is publishing"
@@ -326,7 +355,7 @@ def test_the_sweeper_leaves_a_student_alone(
     claim = claimed(bench)
     uploader = start(claim)
     uploader.take(step(work, 1))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     student = f"{claim.prefix}/student/model.safetensors"
     file = bench.storage.put_file(student, work / "origins.json")
     with bench.sessions.begin() as session:
@@ -350,6 +379,6 @@ def test_links_and_not_copies_are_set_aside(
     bench.submit()
     uploader = start(claimed(bench), storage=Looking(settings.storage_url))
     uploader.take(step(work, 1))
-    uploader.finish(10)
+    uploader.finish(lambda: 10)
     assert inodes == [True]
     assert not (tmp_path / "aside").exists()

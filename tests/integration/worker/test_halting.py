@@ -99,6 +99,24 @@ def test_a_pause_that_is_taken_back_too_late_only_costs_a_turn(
     assert [one.outcome for one in bench.attempts(job_id)] == ["handed_back", "succeeded"]
 
 
+def test_a_worker_that_must_stop_does_not_wait_for_a_pause(
+    bench: Bench, start: Start, scripts: Scripts
+) -> None:
+    """A pause gives the step under way a minute; the watchdog of a shutdown ends the worker before."""
+    scripts.write(1, ["ignore SIGTERM"], *HANG)
+    job_id = bench.submit(seed=1)
+    running = start(every=0.05)
+    until(scripts.left("ready").exists)
+    with bench.sessions.begin() as session:
+        wishes.pause(session, bench.owner_id, job_id)
+    beats = renewals(bench)
+    until(lambda: renewals(bench) > beats + 1, what="the worker knows")
+    running.supervisor.stop()
+    running.join(6)
+    job = bench.job(job_id)
+    assert (job.status, job.charged_failures) == ("paused", 0)
+
+
 def renewals(bench: Bench) -> int:
     with bench.sessions() as session:
         return sum(session.scalars(select(Worker.renewals)))

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from worker.halt import Halt, Halted, Reason, boot_seconds
+from worker.halt import Halt, Halted, Patience, Reason, boot_seconds
 
 
 @pytest.fixture
@@ -22,6 +22,29 @@ def test_the_first_reason_stands_but_for_the_loss_of_the_lease(halt: Halt) -> No
     assert halt.reason is Reason.LEASE_LOST
     with pytest.raises(Halted):
         halt.check()
+
+
+def test_a_shutdown_outdoes_a_pause_and_nothing_else(halt: Halt) -> None:
+    halt.ask(Reason.PAUSE)
+    halt.ask(Reason.SHUTDOWN)
+    assert halt.reason is Reason.SHUTDOWN
+    halt.ask(Reason.PAUSE)
+    assert halt.reason is Reason.SHUTDOWN
+    cancelled = Halt(boot_seconds() + 60)
+    cancelled.ask(Reason.CANCEL)
+    cancelled.ask(Reason.SHUTDOWN)
+    assert cancelled.reason is Reason.CANCEL
+
+
+def test_each_reason_has_a_time_of_its_own(halt: Halt) -> None:
+    patience = Patience(halt, {Reason.PAUSE: 60, Reason.SHUTDOWN: 5})
+    assert patience.left() == 0
+    halt.ask(Reason.PAUSE)
+    assert 50 < patience.left() <= 60
+    halt.ask(Reason.SHUTDOWN)
+    assert 0 < patience.left() <= 5
+    halt.ask(Reason.LEASE_LOST)
+    assert patience.left() == 0
 
 
 def test_it_presses_itself_when_the_lease_has_run_out() -> None:
