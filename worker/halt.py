@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
+from datetime import datetime
 from enum import StrEnum
 from threading import Event, Lock, Thread
 from typing import TypeVar
@@ -78,7 +79,7 @@ class Halt:
         self._reason: Reason | None = None
         self._pressed = Event()
         self._lock = Lock()
-        self._finish_asked = False
+        self._finish_asked_at: datetime | None = None
         self.finish = False
 
     def ask(self, reason: Reason) -> None:
@@ -92,10 +93,11 @@ class Halt:
                 self._reason = reason
         self._pressed.set()
 
-    def ask_to_finish(self, asked: bool) -> None:
-        """Whether the user wishes the training under way to end early; `finish` is set once for each wish."""
-        self.finish = self.finish or (asked and not self._finish_asked)
-        self._finish_asked = asked
+    def ask_to_finish(self, asked_at: datetime | None) -> None:
+        """When the user asked for the training under way to end early; `finish` is set once for each wish."""
+        if asked_at is not None and asked_at != self._finish_asked_at:
+            self.finish = True
+            self._finish_asked_at = asked_at
 
     def extend(self, lease_end: float) -> None:
         """The lease was renewed."""

@@ -8,7 +8,7 @@ Each function is one short transaction's work; the caller commits.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -64,7 +64,7 @@ class Wishes:
 
     cancel: bool
     pause: bool
-    finish: bool
+    finish: datetime | None  # when it was asked: a later time is another wish
     overdue: bool
 
 
@@ -152,7 +152,7 @@ def renew(session: Session, token: UUID, lease_seconds: float) -> Wishes:
         .returning(
             Job.cancel_requested_at.is_not(None),
             Job.pause_requested_at.is_not(None),
-            Job.finish_requested_at.is_not(None),
+            Job.finish_requested_at,
             func.coalesce(Job.deadline_at <= NOW, False),
         )
     ).one_or_none()

@@ -106,10 +106,10 @@ def test_many_claimers_never_get_one_job(bench: Bench) -> None:
 def test_renewing_brings_back_the_request_to_cancel(bench: Bench, sessions: SessionFactory) -> None:
     mine = claimed(bench)
     with sessions.begin() as session:
-        assert claims.renew(session, mine.token, 30) == Wishes(False, False, False, False)
+        assert claims.renew(session, mine.token, 30) == Wishes(False, False, None, False)
     bench.cancel(mine.job_id)
     with sessions.begin() as session:
-        assert claims.renew(session, mine.token, 30) == Wishes(True, False, False, False)
+        assert claims.renew(session, mine.token, 30) == Wishes(True, False, None, False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -64,11 +65,13 @@ def test_a_renewal_holds_it_off_and_the_trainer_sees_it(halt: Halt) -> None:
 
 def test_each_wish_to_finish_is_passed_on_once(halt: Halt) -> None:
     """Every heartbeat reads the same column until the trainer has granted it."""
-    halt.ask_to_finish(True)
+    first = datetime.now(UTC)
+    halt.ask_to_finish(None)
+    assert not halt.finish
+    halt.ask_to_finish(first)
     assert halt.finish
     halt.finish = False  # passed on
-    halt.ask_to_finish(True)
+    halt.ask_to_finish(first)
     assert not halt.finish
-    halt.ask_to_finish(False)  # granted, and written down
-    halt.ask_to_finish(True)  # wished again
+    halt.ask_to_finish(first + timedelta(seconds=1))  # granted and wished again between two heartbeats
     assert halt.finish
