@@ -25,15 +25,11 @@ def download(request: Request, storage: Storage, key: str, file: StoredFile) -> 
         HTTPException: 416, the range starts past the end.
     """
     etag = f'"{file.sha256}"'
-    headers = {
-        "ETag": etag,
+    headers = attachment(PurePosixPath(key).name, etag) | {
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, no-cache",  # the content never changes, but the key may be revoked
-        "Content-Disposition": _attachment(key),
         "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(file.sha256)).decode()}:",  # RFC 9530
-        "X-Content-Type-Options": "nosniff",
     }
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
 
     start, end = 0, file.size
@@ -75,15 +71,19 @@ def _single_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-def _matches(header: str | None, etag: str) -> bool:
+def matches(header: str | None, etag: str) -> bool:
     """If-None-Match: a list of tags, compared weakly, or `*`."""
     if header is None:
         return False
     return any(tag.strip().removeprefix("W/") in {etag, "*"} for tag in header.split(","))
 
 
-def _attachment(key: str) -> str:
-    """To be saved under its own name, whatever characters that holds."""
-    name = PurePosixPath(key).name
+def attachment(name: str, etag: str) -> dict[str, str]:
+    """The headers of whatever is to be saved, under its own name, whatever characters that holds."""
     plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    return {
+        "ETag": etag,
+        "Cache-Control": "private, no-cache",  # the content never changes, but the key may be revoked
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
+        "X-Content-Type-Options": "nosniff",
+    }

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import deps, middleware, problems
-from api.routes import datasets, health, jobs, keys, metrics, models
+from api.routes import datasets, health, jobs, keys, metrics, models, students, workers
 from api.schemas.common import ProblemDocument
 from core import db, schema
 from core.config import Settings
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = db.connect(settings)
+        engine = db.connect(settings, longest_pause=settings.lease_seconds / 2)
         try:
             schema.require_current(engine)
             app.state.engine = engine
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     for router in (health.router, metrics.router):
         app.include_router(router, responses={503: _ERRORS[503]})
-    for router in (datasets.router, models.router, jobs.router, keys.router):
+    for router in (datasets.router, models.router, jobs.router, students.router, workers.router, keys.router):
         app.include_router(
             router,
             prefix="/v1",

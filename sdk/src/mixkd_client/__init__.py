@@ -28,6 +28,7 @@ from mixkd_client._types import (
     Dataset,
     Event,
     Failure,
+    Gpu,
     Job,
     Metric,
     Model,
@@ -37,6 +38,7 @@ from mixkd_client._types import (
     Resources,
     Student,
     StudentFile,
+    Worker,
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Dataset",
     "Event",
     "Failure",
+    "Gpu",
     "ImportRefused",
     "InvalidInput",
     "Job",
@@ -70,4 +73,5 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "Worker",
 ]

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixkd_client._client import Client
+from mixkd_client._download import archive_format
 from mixkd_client._errors import MixkdError
-from mixkd_client._types import Answer, Job
+from mixkd_client._types import Answer, Job, Worker
 from mixkd_client.progress import JobProgress, numbers
 
 
@@ -56,8 +58,7 @@ def list_jobs(client: Client, given: argparse.Namespace) -> None:
     table = Table("id", "name", "status", "phase", "progress", "created")
     for _, job in zip(range(given.limit), client.jobs.list(status=given.status), strict=False):
         doing = numbers(job.progress) if job.progress and not job.finished else ""
-        created = job.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(job.id, escape(job.name), state(job), job.phase, doing, created)
+        table.add_row(job.id, escape(job.name), state(job), job.phase, doing, _minute(job.created_at))
     Console().print(table)
 
 
@@ -91,8 +92,11 @@ def set_priority(client: Client, given: argparse.Namespace) -> None:
 
 
 def download(client: Client, given: argparse.Namespace) -> None:
-    """`mixkd jobs download`."""
-    print(client.jobs.download_student(given.job, given.directory))  # noqa: T201 - the command's output
+    """`mixkd jobs download`; prints where the student is."""
+    if given.archive is not None:
+        print(client.jobs.download_archive(given.job, given.archive))  # noqa: T201 - the command's output
+    else:
+        print(client.jobs.download_student(given.job, given.directory))  # noqa: T201 - the command's output
 
 
 def upload_dataset(client: Client, given: argparse.Namespace) -> None:
@@ -116,6 +120,24 @@ def register_model(client: Client, given: argparse.Namespace) -> None:
     _print(client.models.wait(client.models.register(given.name, given.source).id))
 
 
+def list_workers(client: Client, given: argparse.Namespace) -> None:  # noqa: ARG001 - as every command
+    """`mixkd workers`."""
+    table = Table("id", "host", "device", "GPUs busy", "state", "started", "seen")
+    for worker in client.workers.list():
+        device = f"{worker.gpus} x {worker.device}" if worker.gpus else worker.device
+        busy = ", ".join(f"{gpu.busy:.0%}" for gpu in worker.gpu_use or [])
+        times = (_minute(at) for at in (worker.started_at, worker.seen_at))
+        table.add_row(worker.id, escape(worker.hostname), escape(device), busy, activity(worker), *times)
+    Console().print(table)
+
+
+def activity(worker: Worker) -> str:
+    """`gone`, `idle`, the id of your job that it runs, or `busy` with another's."""
+    if not worker.alive:
+        return "gone"
+    return worker.job_id or ("busy" if worker.busy else "idle")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="mixkd", description="Talk to a mixkd service.")
@@ -124,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--key", help="the API key (MIXKD_API_KEY; other users of this machine can read an option)"
     )
-    nouns = root.add_subparsers(required=True, metavar="jobs|datasets|models")
+    nouns = root.add_subparsers(required=True, metavar="jobs|datasets|models|workers")
 
     jobs = nouns.add_parser("jobs", help="distillations").add_subparsers(required=True, metavar="command")
     new = jobs.add_parser("submit", help="submit one; prints its id")
@@ -162,9 +184,9 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run, wish=name)
         if run is set_priority:
             one.add_argument("priority", type=int, help="0 to 100")
-    files = jobs.add_parser("download", help="fetch the student and check its SHA-256s")
+    files = jobs.add_parser("download", help="fetch the student, checked")
     files.add_argument("job", help="job_…")
-    files.add_argument("directory", type=Path)
+    _folder_or_archive(files)
     files.set_defaults(run=download)
 
     datasets = nouns.add_parser("datasets", help="labelled texts").add_subparsers(
@@ -191,7 +213,28 @@ def parser() -> argparse.ArgumentParser:
         "source", help="hf://org/name@revision, or path:/folder under one of the service's roots"
     )
     model.set_defaults(run=register_model)
+
+    nouns.add_parser("workers", help="what there is to run jobs on").set_defaults(run=list_workers)
     return root
+
+
+def _folder_or_archive(command: argparse.ArgumentParser) -> None:
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("directory", type=Path, nargs="?")
+    where.add_argument("--archive", type=_archive, metavar="FILE", help="one file instead: .tar or .zip")
+
+
+def _archive(text: str) -> Path:
+    path = Path(text)
+    try:
+        archive_format(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
+def _minute(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _watch(client: Client, job_id: str) -> None:

@@ -9,6 +9,7 @@ from mixkd_client._datasets import Datasets
 from mixkd_client._jobs import Jobs
 from mixkd_client._models import Models
 from mixkd_client._transport import Transport
+from mixkd_client._workers import Workers
 
 VERSION = "0.1.0"
 
@@ -32,6 +33,7 @@ class Client:
     datasets: Datasets
     models: Models
     jobs: Jobs
+    workers: Workers
 
     def __init__(self, base_url: str, api_key: str, *, retries: int = 5, timeout: float = 120) -> None:
         self._http = httpx.Client(
@@ -43,6 +45,7 @@ class Client:
         self.datasets = Datasets(transport)
         self.models = Models(transport)
         self.jobs = Jobs(transport)
+        self.workers = Workers(transport)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,9 +1,10 @@
-"""A student's files: streamed, checked, and either all there or not at all."""
+"""A student, as a folder or as one archive: streamed, checked, and either all there or not at all."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
 
 import httpx
 
@@ -12,6 +13,7 @@ from mixkd_client._transport import worth_retrying
 from mixkd_client._types import StudentFile
 
 Open = Callable[[str, Mapping[str, str]], AbstractContextManager[httpx.Response]]
+ArchiveFormat: TypeAlias = Literal["tar", "zip"]
 
 
 def download(
@@ -89,3 +91,66 @@ def _inside(folder: Path, file: StudentFile) -> Path:
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         raise CorruptDownload(f"the service names a file outside the student's folder: {file.path!r}")
     return folder / relative
+
+
+def archive_format(path: Path) -> ArchiveFormat:
+    """What a file's suffix asks for.
+
+    Raises:
+        ValueError: it is neither `.tar` nor `.zip`.
+    """
+    match path.suffix:
+        case ".tar":
+            return "tar"
+        case ".zip":
+            return "zip"
+    raise ValueError(f"{path} ends neither in .tar nor in .zip")
+
+
+def download_archive(
+    target: Path,
+    open_file: Callable[[Mapping[str, str]], AbstractContextManager[httpx.Response]],
+    *,
+    retries: int,
+    pause: Callable[[int], None],
+) -> None:
+    """Fetch one file to `.NAME.part` beside `target`, then give it that name.
+
+    The service checks the SHA-256 of what it packs and breaks off where one is wrong, so that an answer of
+    the promised length is a good one. One that is cut short is asked for again from its first byte.
+
+    Raises:
+        FileExistsError: `target` exists.
+        ConnectionFailed: the answer kept being cut short.
+        ApiError: the service refused.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists")
+    part = target.parent / f".{target.name}.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for attempt in range(retries + 1):
+            try:
+                _fetch_whole(part, open_file)
+                break
+            except (httpx.TransportError, ApiError) as error:
+                if not worth_retrying(error):
+                    raise
+                if attempt == retries:
+                    raise ConnectionFailed(f"{target.name} could not be fetched: {error!r}") from error
+                pause(attempt)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch_whole(
+    path: Path, open_file: Callable[[Mapping[str, str]], AbstractContextManager[httpx.Response]]
+) -> None:
+    # A proxy must not compress it on the way: the length would not be that of the file.
+    with open_file({"Accept-Encoding": "identity"}) as response, path.open("wb") as out:
+        for chunk in response.iter_raw():
+            out.write(chunk)
+        promised = response.headers.get("content-length")
+        if promised is not None and out.tell() != int(promised):
+            raise httpx.RemoteProtocolError(f"{out.tell()} of {promised} bytes arrived")

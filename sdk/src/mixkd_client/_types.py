@@ -187,6 +187,29 @@ class Attempt(Answer):
     log_tail: str | None = None
 
 
+class Gpu(Answer):
+    """What a GPU did when its worker last reported: the share of the time in which it worked, and bytes."""
+
+    busy: float
+    memory_used: int
+    memory_total: int
+
+
+class Worker(Answer):
+    """A worker process. `job_id` is the job that it runs, if that is yours; `busy` tells of others' too."""
+
+    id: str
+    hostname: str
+    device: str
+    gpus: int
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+    busy: bool
+    job_id: str | None = None
+    gpu_use: list[Gpu] | None = None
+
+
 T = TypeVar("T")
 
 
