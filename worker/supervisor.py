@@ -11,7 +11,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 import obstore
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from core.config import Settings
 from core.db import SessionFactory
@@ -127,7 +127,8 @@ class Supervisor:
         """Claim a job; until when it is surely ours.
 
         A claim whose answer was lost may have been made: it is asked for again with the same token as long as
-        it would last, or the job would be nobody's until then.
+        it would last, or the job would be nobody's until then. While its commit is still under way, a second
+        claim with that token is refused as a double, and asked for once more.
 
         Raises:
             DBAPIError: the database refuses, or stays away.
@@ -147,7 +148,9 @@ class Supervisor:
                         again=again,
                     )
                 return claim, self._heart.lease_end(asked_at)
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, IntegrityError) as error:
+                if isinstance(error, IntegrityError) and not again:
+                    raise
                 if self._stopping.is_set() or boot_seconds() >= self._heart.lease_end(first):
                     raise
                 log.warning("asking again for a job: %s", error)

@@ -5,6 +5,8 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text
@@ -12,7 +14,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
-from core.jobs import wishes
+from core.jobs import claims, wishes
+from core.jobs.claims import Claim
 from core.storage import Storage, StoredFile
 from core.workers.models import Worker
 from tests.support.fake_trainer import Scripts
@@ -175,6 +178,29 @@ def test_a_claim_is_asked_for_until_its_answer_comes(bench: Bench, start: Start)
     start(sessions=deaf).join(30)
     assert next(answers) > 6
     assert [one.outcome for one in bench.attempts(job_id)] == ["succeeded"]
+
+
+def test_a_claim_whose_commit_is_still_under_way_is_not_made_twice(
+    bench: Bench, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection dropped, and the server has not noticed."""
+    under_way: list[Session] = []
+    real = claims.claim
+
+    def drop_once(session: Session, *arguments: Any, **options: Any) -> Claim | None:
+        if under_way:
+            return real(session, *arguments, **options)
+        under_way.append(bench.sessions())
+        real(under_way[0], *arguments, **options)
+        Timer(1, under_way[0].commit).start()
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(claims, "claim", drop_once)
+    jobs = [bench.submit(seed=1), bench.submit(seed=2)]
+    start().join(30)
+    outcomes = [[one.outcome for one in bench.attempts(job_id)] for job_id in jobs]
+    under_way[0].close()
+    assert outcomes == [["succeeded"], ["succeeded"]]
 
 
 def test_a_job_is_not_tried_again_at_once(bench: Bench, start: Start, scripts: Scripts) -> None:
