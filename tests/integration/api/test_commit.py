@@ -64,3 +64,12 @@ def test_nothing_is_sent_for_a_repetition_or_a_refusal(api, request_body, broker
         api.post("/v1/jobs", json=request_body, headers=key)
     api.post("/v1/jobs", json=request_body | {"priority": 200})
     assert messages(broker_url) == 1
+
+
+def test_an_api_that_is_frozen_in_a_transaction_keeps_no_job_from_its_worker(app, api, request_body):
+    """The server ends the transaction after half a lease, so that its worker can still renew."""
+    assert api.post("/v1/jobs", json=request_body).status_code == 201
+    half_a_lease = f"{app.state.settings.lease_seconds / 2:g}s"
+    with app.state.sessions() as session:
+        limit = session.scalar(text("SHOW idle_in_transaction_session_timeout"))
+    assert limit == half_a_lease
