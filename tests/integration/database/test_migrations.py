@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from threading import Thread
 from uuid import uuid4
 
 import pytest
@@ -16,9 +17,11 @@ from sqlalchemy.orm import Session
 from core import schema
 from core.config import Settings
 from core.db import connect
+from core.errors import Unavailable
 from core.jobs import claims, ends
 from core.jobs.states import JobStatus
 from core.workers import service as workers
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -107,6 +110,38 @@ def test_two_migrations_at_once_wait_for_each_other(empty: Engine) -> None:
     ]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert schema.current(empty) == schema.head()
+
+
+HEARTBEAT = "UPDATE jobs SET lease_expires_at = now() WHERE lease_token = gen_random_uuid()"
+
+
+def test_no_heartbeat_waits_for_a_migration_that_waits_for_a_reader(empty: Engine) -> None:
+    """Everybody queues up behind who waits for a table, and a backup reads one for an hour."""
+    schema.migrate(empty, "0002")
+    migration = Thread(target=schema.migrate, args=[empty])
+    with empty.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM jobs"))
+        migration.start()
+        with empty.connect() as waiting:
+            until(lambda: waiting.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        with empty.begin() as worker:
+            worker.execute(text("SET LOCAL statement_timeout = '10s'"))
+            worker.execute(text(HEARTBEAT))
+        assert migration.is_alive(), "it tries again"
+    migration.join(60)
+    assert schema.current(empty) == schema.head()
+
+
+def test_a_migration_does_not_wait_for_ever(empty: Engine) -> None:
+    schema.migrate(empty, "0002")
+    with empty.connect() as reader, empty.connect() as connection:
+        reader.execute(text("SELECT count(*) FROM jobs"))
+        config = schema.alembic_config()
+        config.attributes |= {"connection": connection, "tries": 1}
+        with pytest.raises(Unavailable, match="in use"):
+            command.upgrade(config, "head")
+    assert schema.current(empty) == "0002"
+    schema.migrate(empty)
 
 
 def test_a_database_that_was_never_migrated_is_refused(empty: Engine) -> None:
