@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import deps, middleware, problems
+from api.dashboard import app as dashboard
 from api.routes import datasets, health, jobs, keys, metrics, models, students, workers
 from api.schemas.common import ProblemDocument
 from core import db, schema
@@ -82,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(middleware.BodyLimit, limits=uploads)
     app.add_middleware(middleware.Authentication, api=app)
     app.add_middleware(middleware.RequestContext)
+    dashboard.install(app)
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI documents this very way
     return app

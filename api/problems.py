@@ -23,6 +23,7 @@ from api.schemas.common import ProblemDocument, ProblemEntry, problem_type
 from core.censor import censored
 from core.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     MixkdError,
     NotFound,
@@ -38,6 +39,7 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: Mapping[type[MixkdError], int] = {
     Unauthenticated: 401,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
@@ -92,9 +94,18 @@ def unavailable(error: Exception) -> Unavailable:
 
 def respond(scope: Scope, error: MixkdError) -> Response:
     """The problem document for an error of ours."""
-    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
     problems = error.problems or _where(scope, error)
-    return _document(scope, status, error.code, error.title, error.detail, problems=problems)
+    return _document(scope, status(error), error.code, error.title, error.detail, problems=problems)
+
+
+def status(error: MixkdError) -> int:
+    """The HTTP status of an error of ours."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def in_body(scope: Scope, found: Iterable[Mapping[str, Any]]) -> list[Problem]:
+    """What pydantic found in a body, in our words."""
+    return [_problem(scope, {**one, "loc": ("body", *one["loc"])}) for one in found]
 
 
 def _where(scope: Scope, error: MixkdError) -> list[Problem]:

@@ -62,7 +62,7 @@ async def follow(
             progress = news.progress
             yield ServerSentEvent(data=progress, event="progress")
         if len(news.events) < BATCH:
-            await _pause(stopping)
+            await pause(stopping)
 
 
 def _read(sessions: SessionFactory, principal: Principal, job_id: str, after: int) -> _News:
@@ -81,7 +81,8 @@ def _read(sessions: SessionFactory, principal: Principal, job_id: str, after: in
     return _News(events, job.progress, ended=job.status in FINAL and last >= job.event_seq)
 
 
-async def _pause(stopping: asyncio.Event) -> None:
+async def pause(stopping: asyncio.Event) -> None:
+    """Wait until it is time to read again, or the server stops."""
     try:
         await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
     except TimeoutError:

@@ -3,6 +3,7 @@
     MixkdError
     ├── InvalidInput        the request names something that cannot work
     ├── Unauthenticated     no key, or not one of ours
+    ├── Forbidden           a change that another site has sent
     ├── NotFound            no such thing, or not this owner's
     ├── Conflict            it exists, but its state forbids this
     ├── TooLarge            over a stated limit
@@ -49,6 +50,13 @@ class Unauthenticated(MixkdError):
 
     code = "unauthenticated"
     title = "A valid API key is needed"
+
+
+class Forbidden(MixkdError):
+    """It came from where changes may not come from."""
+
+    code = "forbidden"
+    title = "This is not allowed"
 
 
 class NotFound(MixkdError):

@@ -6,6 +6,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -130,6 +131,7 @@ def _run(options: Options, on_ready: Callable[[Ready], None], stack: ExitStack) 
         if name not in os.environ  # a server of the operator's own takes the embedded one's place
     }
     environment |= {name: server.url for name, server in servers.items()}
+    environment.setdefault("MIXKD_SESSION_SECRET", _session_secret(options.data_dir / "session-secret"))
     server_children = [_server_child(server) for server in servers.values()]
     children = list(_our_children(options, environment, listening))
     stack.callback(_stop_all, children, server_children)  # before the servers' files are let go
@@ -205,6 +207,18 @@ def _environment(options: Options) -> dict[str, str]:
                 raise StackError(f"--model-root {root}: ':' separates roots; rename it, or link to it")
         asked["MIXKD_MODEL_ROOTS"] = ":".join(roots)
     return {**defaults, **os.environ, **asked}
+
+
+def _session_secret(path: Path) -> str:
+    """Made once, so that who is signed in stays so when the service starts again."""
+    with suppress(FileNotFoundError):
+        return path.read_text()
+    secret = secrets.token_urlsafe(32)
+    unfinished = path.with_suffix(".new")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secret)
+    unfinished.replace(path)
+    return secret
 
 
 def python_module(name: str, *arguments: str) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api import files, stream
-from api.deps import Principal, Queue, Session, Settings, Storage, after_commit
+from api import stream
+from api.deps import Principal, Queue, Session, Settings, after_commit
 from api.idempotency import IdempotencyKey, mark_replay
 from api.schemas.common import Id, Page
 from api.schemas.jobs import (
@@ -25,15 +25,11 @@ from api.schemas.jobs import (
     MetricQuery,
     MetricView,
     StreamQuery,
-    StudentView,
 )
 from core.accounts import idempotency
-from core.errors import NotFound
 from core.ids import new_id
 from core.jobs import service, wishes
 from core.jobs.service import Resources
-from core.storage import StoredFile
-from mixkd.contract.problems import Problem
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -206,39 +202,3 @@ def attempts(job_id: Id, session: Session, principal: Principal) -> AttemptList:
 def report(job_id: Id, session: Session, principal: Principal) -> dict[str, Any]:
     """Teacher and student side by side; 404 until the job has succeeded."""
     return service.report(session, principal.owner_id, job_id)
-
-
-@router.get("/{job_id}/student", summary="The student's files")
-def student(job_id: Id, session: Session, principal: Principal) -> StudentView:
-    """Their paths, sizes and SHA-256s; 404 until the job has succeeded."""
-    return StudentView.of(service.student(session, principal.owner_id, job_id))
-
-
-@router.head("/{job_id}/student/files/{path:path}", include_in_schema=False)
-@router.get(
-    "/{job_id}/student/files/{path:path}",
-    summary="One file of the student",
-    response_class=Response,
-    responses={
-        200: {"description": "The file", "content": {"application/octet-stream": {}}},
-        206: {"description": "The range that was asked for", "content": {"application/octet-stream": {}}},
-        304: {"description": "If-None-Match names what you have"},
-        416: {"description": "The range starts past the end"},
-    },
-)
-def student_file(
-    *,
-    request: Request,
-    job_id: Id,
-    path: str,
-    session: Session,
-    principal: Principal,
-    storage: Storage,
-) -> Response:
-    """`Range` (one), `If-Range`, `ETag` (the SHA-256) and `If-None-Match`, as in RFC 9110."""
-    model = service.student(session, principal.owner_id, job_id)
-    entry = (model.files or {}).get(path)
-    if entry is None:  # only the manifest turns a path into a storage key
-        detail = "the student has no such file"
-        raise NotFound(detail, Problem("path", detail, path, "choose one that the list of its files names"))
-    return files.download(request, storage, f"{model.prefix}/{path}", StoredFile(**entry))

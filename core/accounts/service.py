@@ -79,6 +79,20 @@ def authenticate(session: Session, plaintext: str) -> Principal:
     return Principal(owner_id=row.owner_id, key_id=row.id)
 
 
+def of_key(session: Session, key_id: str) -> Principal:
+    """Who has a key that was checked before.
+
+    Raises:
+        Unauthenticated: it was revoked meanwhile.
+    """
+    owner_id = session.scalars(
+        select(ApiKey.owner_id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    ).one_or_none()
+    if owner_id is None:
+        raise Unauthenticated("the API key that you signed in with was revoked")
+    return Principal(owner_id=owner_id, key_id=key_id)
+
+
 def list_keys(session: Session, owner_id: str) -> Sequence[ApiKey]:
     """An owner's keys, newest first, the revoked ones among them."""
     return session.scalars(select(ApiKey).where(ApiKey.owner_id == owner_id).order_by(ApiKey.id.desc())).all()

@@ -166,7 +166,16 @@ def metrics(
     if cursor is not None:
         query = query.where(tuple_(place, JobMetric.step) > tuple_(*_numbers(cursor, 2)))
     rows = session.scalars(query.order_by(place, JobMetric.step).limit(limit + 1)).all()
-    return paging.cut(rows, limit, lambda metric: f"{_PLACES[metric.phase]}.{metric.step}")
+    return paging.cut(rows, limit, _place)
+
+
+def cursor_after(metric: JobMetric) -> str:
+    """The cursor of a page of metrics that begins after this one."""
+    return paging.encode(_place(metric))
+
+
+def _place(metric: JobMetric) -> str:
+    return f"{_PLACES[metric.phase]}.{metric.step}"
 
 
 def _numbers(cursor: str, count: int) -> list[int]:
