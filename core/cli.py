@@ -73,11 +73,14 @@ def up(
 
 @app.command()
 def migrate(data_dir: RunningDataDir = None) -> None:
-    """Bring the database's schema up to date. Running it twice, or at once, does no harm."""
+    """Bring the database's schema up to date; make a new service's storage folder. It may be repeated."""
     from core import schema
+    from core.start import set_up_storage
 
     with _engine(data_dir) as engine:
         before = schema.current(engine)
+        if before is None:  # a service that is not new has its storage, or has lost it
+            set_up_storage(_settings(data_dir).storage_url)
         schema.migrate(engine)
         after = schema.current(engine)
     typer.echo(f"revision {after}" if before == after else f"revision {before or 'none'} -> {after}")
@@ -164,7 +167,7 @@ def restore(
     """Bring a backup into an empty database and into storage. Jobs that ran then go on."""
     from core import backup as backups
     from core import schema
-    from core.storage import Storage
+    from core.storage import Storage, set_up
 
     try:
         backups.read(folder)  # before a data directory is made for it
@@ -173,6 +176,7 @@ def restore(
     with _resting(data_dir), _engine(data_dir) as engine, _storage_trouble():
         if data_dir is not None:
             schema.migrate(engine)
+            set_up(_settings(data_dir).storage_url)
         about = backups.restore(engine, Storage(_settings(data_dir).storage_url), folder)
     typer.echo(f"{sum(about.rows.values())} rows of {about.taken_at} and {about.files} files are back")
     _tell_lost(about.lost)

@@ -28,6 +28,7 @@ from core.accounts.models import ApiKey
 from core.config import Settings, load
 from core.db import connect, session_factory
 from core.processes import StopSignals, open_log, rotate, spawn, stop_together, tail
+from core.start import set_up_storage
 
 TICK_SECONDS = 0.1
 START_SECONDS = 60.0
@@ -140,6 +141,8 @@ def _run(options: Options, on_ready: Callable[[Ready], None], stack: ExitStack) 
         embedded.wait_until_it_answers(server, child.launch())
     engine = connect(Settings(database_url=SecretStr(environment["MIXKD_DATABASE_URL"])))
     stack.callback(engine.dispose)
+    if "MIXKD_STORAGE_URL" not in os.environ or schema.current(engine) is None:
+        set_up_storage(environment["MIXKD_STORAGE_URL"])  # ours, or of a new service
     schema.migrate(engine)
 
     for child in children:

@@ -12,7 +12,7 @@ from core.config import Settings
 from core.db import connect, trouble
 from core.errors import Unavailable
 from core.scratch import sweep
-from core.storage import Storage
+from core.storage import Storage, set_up
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,16 @@ def prepare(settings: Settings) -> None:
     with _naming("MIXKD_WORK_DIR"):
         for name in sweep(settings.work_dir):
             log.info("removed what a dead process left: %s", name)
+
+
+def set_up_storage(url: str) -> None:
+    """Make the storage folder of a new service.
+
+    Raises:
+        Unavailable: it cannot be made.
+    """
+    with _naming("MIXKD_STORAGE_URL"):
+        set_up(url)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions  # exists for type checkers only
 
 CHUNK = 1 << 20
+MARK = ".mixkd"  # in a storage folder from the beginning, which is thus never empty
 DELETED_AT_ONCE = 1000
 
 
@@ -42,22 +43,39 @@ def digest(path: Path) -> StoredFile:
         return StoredFile(file.tell(), sha256)
 
 
+def set_up(url: str) -> None:
+    """Make a new service's storage folder; a bucket is there already.
+
+    Nobody else makes one: where a volume is not mounted, its files would seem to be gone for good, and new
+    ones would disappear beneath it later.
+    """
+    if (root := _folder(url)) is not None:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / MARK).touch()
+
+
+def _folder(url: str) -> Path | None:
+    return Path(url.removeprefix("file://")) if url.startswith("file://") else None
+
+
 class Storage:
     """One bucket or folder.
 
     Args:
         url: `file:///folder`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials come from the
             environment as each provider defines it.
+
+    Raises:
+        OSError: the folder is missing or empty, and probably not mounted; also by `read`, `fetch` and
+            `put_file`, for it may come and go.
     """
 
     def __init__(self, url: str) -> None:
-        self._root: Path | None = None
-        if url.startswith("file://"):
-            self._root = Path(url.removeprefix("file://"))
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._store: ObjectStore = LocalStore(self._root, automatic_cleanup=True)
-        else:
-            self._store = from_url(url)
+        self._root = _folder(url)
+        self._require_mounted()
+        self._store: ObjectStore = (
+            from_url(url) if self._root is None else LocalStore(self._root, automatic_cleanup=True)
+        )
 
     def ping(self) -> None:
         """See whether the bucket or folder answers.
@@ -67,10 +85,12 @@ class Storage:
         """
         if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
             raise OSError(f"the storage folder is missing or closed to us: {self._root}")
+        self._require_mounted()
         next(iter(obstore.list(self._store, chunk_size=1)), None)
 
     def put_file(self, key: str, path: Path) -> StoredFile:
         """Store a local file; large ones go up in parts."""
+        self._require_mounted()
         stored = digest(path)
         obstore.put(self._store, self._checked(key), path)
         return stored
@@ -86,7 +106,11 @@ class Storage:
             options = {"range": (start, end)}
         elif start:
             options = {"range": {"offset": start}}
-        result = obstore.get(self._store, self._checked(key), options=options)
+        try:
+            result = obstore.get(self._store, self._checked(key), options=options)
+        except FileNotFoundError:
+            self._require_mounted()  # else nobody knows what is gone
+            raise
         return (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK))
 
     def fetch(
@@ -128,6 +152,13 @@ class Storage:
             some = [self._checked(key) for key in keys[start : start + DELETED_AT_ONCE]]
             with suppress(FileNotFoundError):
                 obstore.delete(self._store, some)
+
+    def _require_mounted(self) -> None:
+        if self._root is not None and next(self._root.glob("*"), None) is None:
+            raise OSError(
+                f"the storage folder {self._root} is missing or empty: is it mounted? "
+                f"If it is to be a new one: mkdir -p {self._root} && touch {self._root / MARK}"
+            )
 
     def _checked(self, key: str) -> str:
         """The key, once it is known to stay inside: obstore's LocalStore would follow a symlink out."""

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from core import embedded, schema
 from core.config import Settings
 from core.db import SessionFactory, connect, session_factory
+from core.storage import set_up
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +60,12 @@ def database_url(postgres_url: str) -> str:
 @pytest.fixture(scope="session")
 def settings(database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a service on this process's servers, with a storage folder of its own."""
+    storage_url = f"file://{tmp_path_factory.mktemp('storage')}"
+    set_up(storage_url)
     return Settings(
         database_url=SecretStr(database_url),
         broker_url=SecretStr(broker_url),
-        storage_url=f"file://{tmp_path_factory.mktemp('storage')}",
+        storage_url=storage_url,
         work_dir=tmp_path_factory.mktemp("work"),
     )
 

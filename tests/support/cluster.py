@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from core import embedded, schema
 from core.config import Settings
 from core.db import connect, session_factory
-from core.storage import Storage
+from core.storage import Storage, set_up
 from core.workers.models import Worker
 from tests.support.fake_trainer import Scripts
 from tests.support.history import Expected, judge, steps
@@ -95,6 +95,7 @@ class Cluster:
         stack.callback(engine.dispose)
         schema.migrate(engine)
         self.sessions = session_factory(engine)
+        set_up(self.settings.storage_url)
         self.storage = Storage(self.settings.storage_url)
         self.bench = Bench(self.sessions, self.storage)
         (folder / "scripts").mkdir()

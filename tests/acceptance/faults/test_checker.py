@@ -9,7 +9,7 @@ import pytest
 
 from core.jobs.models import Job, JobAttempt, JobEvent
 from core.models.models import Model
-from core.storage import Storage
+from core.storage import Storage, set_up
 from tests.chaos.verdict import violations_of_losses
 from tests.support.history import (
     Expected,
@@ -148,6 +148,7 @@ def test_steps_that_are_lost(goes_on: int, outages: list[tuple[float, float]], *
 
 @pytest.fixture
 def student(tmp_path: Path) -> tuple[Storage, Model, Path]:
+    set_up(f"file://{tmp_path / 'storage'}")
     storage = Storage(f"file://{tmp_path / 'storage'}")
     (tmp_path / "model").write_text("weights")
     file = storage.put_file("jobs/job/1/student/model", tmp_path / "model")

@@ -18,7 +18,7 @@ from core.config import Settings
 from core.datasets import service
 from core.datasets.models import Dataset
 from core.db import SessionFactory
-from core.storage import Storage
+from core.storage import Storage, set_up
 from tests.support.tiny import QUESTIONS, jsonl
 
 Answer = httpx.Response
@@ -28,9 +28,10 @@ INLINE = 2000  # bytes
 @pytest.fixture
 def own_settings(settings: Settings, tmp_path: Path) -> Settings:
     """Settings with a storage and a scratch folder of the test's own, and a low limit for inline checks."""
+    set_up(storage_url := f"file://{tmp_path / 'storage'}")
     return settings.model_copy(
         update={
-            "storage_url": f"file://{tmp_path / 'storage'}",
+            "storage_url": storage_url,
             "work_dir": tmp_path / "work",
             "inline_import_bytes": INLINE,
             "max_upload_bytes": 1 << 20,

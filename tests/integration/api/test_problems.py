@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy.orm import sessionmaker
 from api.middleware import JSON_LIMIT
 from api.problems import shown
 from core.queue import Queue
-from core.storage import Storage
+from core.storage import Storage, set_up
 
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id", "errors"}
 
@@ -234,9 +235,10 @@ def test_health_needs_no_key_and_readiness_names_what_is_down(client_of, replace
     assert stranger.get("/healthz").json() == {"status": "ok"}
     assert stranger.get("/readyz").json() == {"status": "ready", "parts": ["database", "broker", "storage"]}
     folder = tmp_path / "storage"
+    set_up(f"file://{folder}")
     replace("queue", Queue(f"redis+socket://{tmp_path}/none"))
     replace("storage", Storage(f"file://{folder}"))
-    folder.rmdir()
+    shutil.rmtree(folder)
     answer = stranger.get("/readyz")
     document = check(answer, 503, "unavailable")
     assert [error["field"] for error in document["errors"]] == ["broker", "storage"]

@@ -1,9 +1,11 @@
 """The migrations make exactly the tables that the code describes, and undo what they did."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 from uuid import uuid4
 
@@ -13,13 +15,16 @@ from alembic.util import CommandError
 from pydantic import SecretStr
 from sqlalchemy import Engine, inspect, make_url, text
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
 from core import schema
+from core.cli import app
 from core.config import Settings
 from core.db import connect
 from core.errors import Unavailable
 from core.jobs import claims, ends
 from core.jobs.states import JobStatus
+from core.storage import Storage
 from core.workers import service as workers
 from tests.support.waiting import until
 
@@ -110,6 +115,20 @@ def test_two_migrations_at_once_wait_for_each_other(empty: Engine) -> None:
     ]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert schema.current(empty) == schema.head()
+
+
+def test_the_storage_folder_is_made_with_a_new_database_only(empty: Engine, tmp_path: Path) -> None:
+    """Later it is made by nobody: the volume is not mounted."""
+    folder = tmp_path / "storage"
+    variables = {
+        "MIXKD_DATABASE_URL": empty.url.render_as_string(hide_password=False),
+        "MIXKD_STORAGE_URL": f"file://{folder}",
+    }
+    assert CliRunner().invoke(app, ["migrate"], env=variables).exit_code == 0
+    Storage(f"file://{folder}").ping()
+    shutil.rmtree(folder)
+    assert CliRunner().invoke(app, ["migrate"], env=variables).exit_code == 0
+    assert not folder.exists()
 
 
 HEARTBEAT = "UPDATE jobs SET lease_expires_at = now() WHERE lease_token = gen_random_uuid()"

@@ -151,6 +151,20 @@ def test_storage_that_is_away_for_a_while_costs_no_attempt(
     assert len(bench.attempts(job_id)) == 1
 
 
+def test_a_volume_that_is_not_mounted_is_waited_for(bench: Bench, start: Start, settings: Settings) -> None:
+    """What shows in its place is an empty folder: no file of the job is gone."""
+    root = Path(settings.storage_url.removeprefix("file://"))
+    volume = root.with_name("volume")
+    root.rename(volume)
+    root.mkdir()
+    job_id = bench.submit(seed=1)
+    running = start()
+    Timer(1.5, lambda: (root.rmdir(), volume.rename(root))).start()
+    running.join(30)
+    assert bench.job(job_id).status == "succeeded"
+    assert [one.outcome for one in bench.attempts(job_id)] == ["succeeded"]
+
+
 def test_storage_that_stays_away_fails_the_attempt(bench: Bench, start: Start, settings: Settings) -> None:
     class Gone(Storage):
         def fetch(self, *_: object) -> None:  # type: ignore[override]  # it is gone whatever is asked

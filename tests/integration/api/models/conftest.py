@@ -11,7 +11,7 @@ from core.config import Settings
 from core.db import SessionFactory
 from core.models import service
 from core.models.models import Model
-from core.storage import Storage
+from core.storage import Storage, set_up
 from tests.support.hub import Hub, running
 
 
@@ -32,9 +32,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def own_settings(settings: Settings, tmp_path: Path, root: Path, hub: Hub) -> Settings:
+    set_up(storage_url := f"file://{tmp_path / 'storage'}")
     return settings.model_copy(
         update={
-            "storage_url": f"file://{tmp_path / 'storage'}",
+            "storage_url": storage_url,
             "work_dir": tmp_path / "work",
             "model_roots": (tmp_path / "no-such-root", root),
             "hub_url": hub.url,
