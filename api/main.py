@@ -62,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # api.dashboard serves it, out of our own files
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST loses its body in many clients
     )

@@ -25,6 +25,8 @@ FILES = {
     "hx-sse.js": "htmx.org/dist/ext/hx-sse.min.js",
     "uplot.js": "uplot/dist/uPlot.iife.min.js",
     "uplot.css": "uplot/dist/uPlot.min.css",
+    "swagger-ui.js": "swagger-ui-dist/swagger-ui-bundle.js",
+    "swagger-ui.css": "swagger-ui-dist/swagger-ui.css",
 }
 """Each file of the pages, and where its package keeps it."""
 

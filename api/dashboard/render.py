@@ -42,6 +42,7 @@ def _environment() -> Environment:
         "duration": duration,
         "pretty": pretty,
         "score": score,
+        "sentence": sentence,
         "size": size,
         "times": times,
         "when": when,
@@ -94,7 +95,7 @@ def score(value: float | None) -> str:
 
 def times(ratio: float) -> str:
     """A factor such as `2.1×`."""
-    return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×"
+    return f"{ratio:.1f}×"
 
 
 def count(number: float) -> str:
@@ -109,6 +110,12 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def sentence(text: str) -> str:
+    """What the API says in passing, as a sentence. A name of the code at its start stays as it is."""
+    begins = text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
+    return begins if begins.endswith((".", "!", "?")) else f"{begins}."
 
 
 def words(name: str) -> str:

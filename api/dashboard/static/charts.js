@@ -5,6 +5,8 @@ const LOSSES = ["loss", "mle", "sm", "tmkd", "kd"];
 const VALIDATION = "validation_";
 const COLOURS = ["--accent", "--warm", "--bad", "--good", "--soft"];
 
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+
 const phases = new Map(); // phase -> step -> {name: value}
 const charts = {};
 let chosen = null; // the phase that the reader chose; null: the newest
@@ -31,7 +33,7 @@ function add(points) {
 
 function draw() {
   drawing = 0;
-  const trained = [...phases.keys()].filter((phase) => phases.get(phase).size > 1 || phases.size === 1);
+  const trained = [...phases.keys()].filter((phase) => phases.get(phase).size > 1);
   if (!trained.length) return;
   element("charts").hidden = false;
   choose(trained);
@@ -39,11 +41,18 @@ function draw() {
   const steps = [...phases.get(phase)].sort(([one], [other]) => one - other);
   const names = new Set(steps.flatMap(([, values]) => Object.keys(values)));
   plot("loss-chart", steps, LOSSES.filter((name) => names.has(name)));
-  const { metric, score } = element("teacher-score")?.dataset ?? {};
-  const scored = steps.filter(([, values]) => Object.keys(values).some((name) => name.startsWith(VALIDATION)));
+  const chooses = VALIDATION + element("facts").dataset.metric; // of all metrics, the one that counts
   const shown = [...names].filter((name) => name.startsWith(VALIDATION) && name !== VALIDATION + "loss");
-  shown.sort((one, other) => (other === VALIDATION + metric) - (one === VALIDATION + metric));
-  plot("score-chart", scored, shown, phase === "teach" || !score ? null : Number(score));
+  shown.sort((one, other) => (other === chooses) - (one === chooses));
+  plot("score-chart", steps, shown, phase === "teach" ? null : teachers(chooses));
+}
+
+// The teacher's best validation score, which the student's are to be compared with.
+function teachers(name) {
+  const scores = [...(phases.get("teach")?.values() ?? [])].map((values) => values[name] ?? null);
+  const known = scores.filter((score) => score !== null);
+  if (!known.length) return null;
+  return name === VALIDATION + "rmse" ? Math.min(...known) : Math.max(...known);
 }
 
 function choose(trained) {
@@ -84,7 +93,7 @@ function options(into, labels, hasTeacher) {
     width: into.clientWidth,
     height: 240,
     scales: { x: { time: false } },
-    axes: [axis, { ...axis, size: 54 }],
+    axes: [axis, { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => COMPACT.format(tick)) }],
     series: [{ label: "step" }, ...series],
     cursor: { drag: { x: true, y: false } },
   };
