@@ -42,6 +42,13 @@ def ending(claim: Claim, error: Exception, retry_seconds: float) -> Ending:
     return lambda session: ends.fail(session, claim.token, why, retry_seconds)
 
 
+def may_be_ours(error: Exception) -> bool:
+    """Whether an attempt failed of what may be this worker's own: a device, a disk, its way to storage."""
+    if isinstance(error, Halted | CancelledError):
+        return False
+    return _failure(error).cause in (FailureCause.INTERNAL, FailureCause.OUT_OF_MEMORY)
+
+
 def _failure(error: Exception) -> Failure:  # noqa: PLR0911 - one line a reason
     """What the user is told of an error: never its text where that may name our paths."""
     match error:

@@ -23,15 +23,16 @@ from core.log import bound
 from core.queue import Queue
 from core.scratch import scratch
 from core.storage import Storage
-from mixkd.contract.messages import CheckpointWritten, Message, PhaseStarted
+from mixkd.contract.messages import CheckpointWritten, Message, PhaseStarted, Progress
 from mixkd.contract.work import WORK
 from worker.checkpoints import Uploader, bring_back, notes_on
-from worker.endings import AttemptFailed, Ending, ending
+from worker.endings import AttemptFailed, Ending, ending, may_be_ours
 from worker.fetch import fetch
 from worker.halt import Halt, Halted, Patience, Reason, boot_seconds, interruptible
 from worker.heart import Heart
 from worker.publish import Student, publish, withdraw
 from worker.record import Recorder
+from worker.rest import Rest
 from worker.trainer_process import TRAINER, failure, run_trainer
 
 RETRY_SECONDS = 0.5
@@ -83,6 +84,7 @@ class Supervisor:
         self._trainer = tuple(trainer)
         self._working = Lock()
         self._stopping = Event()
+        self._rest = Rest(settings.retry_seconds)
         self._halt: Halt | None = None
 
     def work(self) -> None:
@@ -90,7 +92,7 @@ class Supervisor:
         if not self._working.acquire(blocking=False):
             return
         try:
-            while not self._stopping.is_set() and self._run_one():
+            while not self._stopping.wait(self._rest.left) and self._run_one():
                 pass
         finally:
             self._working.release()
@@ -163,11 +165,13 @@ class Supervisor:
         Raises:
             Halted, LeaseLostError: the job is, or may be, somebody else's; nothing was committed.
         """
+        self._rest.begin()
         try:
             with scratch(self._settings.work_dir, f"{claim.job_id}-{claim.fence}") as folder:
                 recorder = Recorder(self._sessions, claim.token)
                 student = self._produce(claim, folder, recorder, halt)
                 self._commit_student(claim, student, recorder, halt)
+            self._rest.step()
             log.info("the job succeeded")
         except LeaseLostError:
             raise
@@ -177,6 +181,10 @@ class Supervisor:
             expected = isinstance(error, Halted | CancelledError | AttemptFailed)
             log.warning("the attempt ends: %s", error, exc_info=not expected)
             self._commit(halt, ending(claim, error, self._settings.retry_seconds))
+            if may_be_ours(error) and (seconds := self._rest.fail()):
+                log.warning(
+                    "it made no step: this worker may be broken, and claims nothing for %g s", seconds
+                )
         if self._stopping.is_set():
             self._queue.wake(self._device)  # a job handed back should not wait for the reconciler
 
@@ -210,6 +218,8 @@ class Supervisor:
             if halt.reason is Reason.LEASE_LOST:  # each line that is still unread may wait for the database
                 raise Halted(Reason.LEASE_LOST)
             recorder.take(message)
+            if isinstance(message, Progress):
+                self._rest.step()
             if isinstance(message, CheckpointWritten):
                 unsent[:] = [message]
             if unsent and recorder.all_written:  # who goes on from it says nothing of the steps before again

@@ -218,10 +218,28 @@ def test_a_claim_whose_commit_is_still_under_way_is_not_made_twice(
 
 
 def test_a_job_is_not_tried_again_at_once(bench: Bench, start: Start, scripts: Scripts) -> None:
-    scripts.write(1, ["signal", int(signal.SIGSEGV)])
+    step = {"type": "progress", "phase": "distil", "step": 1, "steps": 9}
+    scripts.write(1, ["phase", "distil"], ["say", step], ["signal", int(signal.SIGSEGV)])
     job_id, other = bench.submit(seed=1), bench.submit(seed=2)
     start(retry_seconds=600.0).join(30)
     job = bench.job(job_id)
     assert (job.status, job.charged_failures, len(scripts.started(1))) == ("queued", 1, 1)
     assert job.not_before is not None
     assert bench.job(other).status == "succeeded"
+
+
+def test_a_worker_that_may_be_broken_leaves_the_queue_to_others(
+    bench: Bench, start: Start, scripts: Scripts
+) -> None:
+    """No attempt of its own got as far as a step; it is idle first each time."""
+    scripts.write(1, ["signal", int(signal.SIGSEGV)])
+    failed, other = bench.submit(seed=1, max_attempts=1), bench.submit(seed=2)
+    broken = start(retry_seconds=600.0)
+    until(lambda: bench.job(failed).status == "failed")
+    with pytest.raises(AssertionError):
+        broken.join(1)
+    assert bench.job(other).status == "queued"
+    start().join(30)
+    assert bench.job(other).status == "succeeded"
+    broken.supervisor.stop()
+    broken.join(5)
