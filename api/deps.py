@@ -34,7 +34,7 @@ def _session(request: Request) -> Iterator[sqlalchemy.orm.Session]:
             send()
 
 
-def after_commit(session: sqlalchemy.orm.Session, send: Callable[[], None]) -> None:
+def after_commit(session: sqlalchemy.orm.Session, send: Callable[[], object]) -> None:
     """Call `send` once the session's transaction has committed, and never if it has not.
 
     What it sends is a hint (the row is the truth), so it must not raise.

@@ -73,7 +73,7 @@ def celery_app(broker_url: str) -> "Celery":
 
 
 class Queue:
-    """Sends hints.
+    """Sends hints; each says whether it was sent.
 
     Args:
         broker_url: see `celery_app`.
@@ -83,23 +83,22 @@ class Queue:
         self._broker_url = broker_url
         self._making = Lock()
 
-    def wake(self, device: str) -> None:
+    def wake(self, device: str) -> bool:
         """Tell one idle worker of a kind that a job may be waiting; `any`: one of each.
 
         Args:
             device: what the job asks for, as `Job.device`.
         """
-        for queue, serves in ((CPU_JOBS, ("any", "cpu")), (GPU_JOBS, ("any", "gpu"))):
-            if device in serves:
-                self._send(WAKE, queue)
+        kinds = ((CPU_JOBS, ("any", "cpu")), (GPU_JOBS, ("any", "gpu")))
+        return all(self._send(WAKE, queue) for queue, serves in kinds if device in serves)
 
-    def import_dataset(self, dataset_id: str) -> None:
+    def import_dataset(self, dataset_id: str) -> bool:
         """Ask the control worker to check an uploaded data set."""
-        self._send(IMPORT_DATASET, CONTROL, dataset_id)
+        return self._send(IMPORT_DATASET, CONTROL, dataset_id)
 
-    def import_model(self, model_id: str) -> None:
+    def import_model(self, model_id: str) -> bool:
         """Ask the control worker to fetch and check a model."""
-        self._send(IMPORT_MODEL, CONTROL, model_id)
+        return self._send(IMPORT_MODEL, CONTROL, model_id)
 
     def ping(self) -> None:
         """See whether the broker answers.
@@ -114,12 +113,14 @@ class Queue:
             log.warning("the broker does not answer: %s", error)
             raise Unavailable("the broker does not answer") from error
 
-    def _send(self, task: str, queue: str, *args: Any) -> None:
+    def _send(self, task: str, queue: str, *args: Any) -> bool:
         try:
             # Without `expires`: a worker whose clock is ahead would drop every hint. An old one does no harm.
             self._app.send_task(task, args=args, queue=queue, ignore_result=True)
         except Exception as error:  # whatever it is, the row is there and the reconciler will see it
             log.warning("could not send %s%s: %s", task, args, error)
+            return False
+        return True
 
     @cached_property
     def _shared(self) -> "Celery":

@@ -4,6 +4,8 @@ Every step may be done twice, or by two reconcilers at once.
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from core.config import Settings
 from core.datasets import service as datasets
@@ -13,15 +15,30 @@ from core.log import bound
 from core.models import service as models
 from core.queue import Queue
 
+Hint = Callable[[], bool]
+
 log = logging.getLogger(__name__)
 
 
 def reconcile(sessions: SessionFactory, queue: Queue, settings: Settings) -> None:
-    """Do everything once."""
-    expire_leases(sessions)
-    end_overdue(sessions)
-    wake_workers(sessions, queue, settings)
-    resume_imports(sessions, queue)
+    """Do everything once; what fails keeps nothing else from being done.
+
+    A broker that hangs costs seconds a hint, which the leases wait for: after the first that could not be
+    sent, the others have time until the next round.
+    """
+    hints: list[Hint] = []
+    steps: dict[str, Callable[[], object]] = {
+        "expiring leases": lambda: expire_leases(sessions),
+        "ending what is overdue": lambda: end_overdue(sessions),
+        "waking workers": lambda: hints.extend(wakes(sessions, queue, settings)),
+        "resuming imports": lambda: hints.extend(imports(sessions, queue)),
+        "sending hints": lambda: all(send() for send in hints),
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except Exception:
+            log.exception("%s failed; the next round tries again", name)
 
 
 def expire_leases(sessions: SessionFactory) -> None:
@@ -48,8 +65,8 @@ def end_overdue(sessions: SessionFactory) -> None:
             return
 
 
-def wake_workers(sessions: SessionFactory, queue: Queue, settings: Settings) -> None:
-    """Send a hint for each idle worker that a queued job could have.
+def wakes(sessions: SessionFactory, queue: Queue, settings: Settings) -> Iterator[Hint]:
+    """A hint for each idle worker that a queued job could have.
 
     A hint goes to any worker of a kind. So the idle ones get one each, whichever of them fits the job.
     """
@@ -58,16 +75,13 @@ def wake_workers(sessions: SessionFactory, queue: Queue, settings: Settings) -> 
         wanted = [worker.gpus > 0 for worker in idle if order.waiting_for(session, worker)]
         kinds = {on_gpu: sum((worker.gpus > 0) == on_gpu for worker in idle) for on_gpu in set(wanted)}
     for on_gpu, count in kinds.items():
-        for _ in range(count):
-            queue.wake("gpu" if on_gpu else "cpu")
+        yield from [partial(queue.wake, "gpu" if on_gpu else "cpu")] * count
 
 
-def resume_imports(sessions: SessionFactory, queue: Queue) -> None:
-    """Ask again for imports that are not decided; one that is under way refuses to run twice."""
+def imports(sessions: SessionFactory, queue: Queue) -> Iterator[Hint]:
+    """A hint for each import that is not decided; one that is under way refuses to run twice."""
     with sessions() as session:
         waiting_datasets = datasets.importing(session)
         waiting_models = models.importing(session)
-    for dataset_id in waiting_datasets:
-        queue.import_dataset(dataset_id)
-    for model_id in waiting_models:
-        queue.import_model(model_id)
+    yield from [partial(queue.import_dataset, dataset_id) for dataset_id in waiting_datasets]
+    yield from [partial(queue.import_model, model_id) for model_id in waiting_models]
