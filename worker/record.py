@@ -5,6 +5,7 @@ import time
 from uuid import UUID
 
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
 
 from core.db import SessionFactory
 from core.jobs import claims
@@ -23,10 +24,9 @@ class Recorder:
     def __init__(self, sessions: SessionFactory, token: UUID) -> None:
         self._sessions = sessions
         self._token = token
-        self._phases: list[PhaseStarted] = []
+        self._events: list[PhaseStarted | Note | None] = []  # None: a training ended early
+        self._said = 0  # the number of the last of them
         self._resolved: Resolved | None = None
-        self._notes: list[Note] = []
-        self._finished = False
         self._metrics: list[Metric] = []
         self._progress: Progress | None = None
         self._due = 0.0
@@ -39,13 +39,13 @@ class Recorder:
         """
         match message:
             case PhaseStarted():
-                self._phases.append(message)
+                self._say(message)
                 self._progress = None
                 self._due = 0
             case Resolved():
                 self._resolved = message
             case Note():
-                self._notes.append(message)
+                self._say(message)
             case Metric():
                 self._metrics.append(message)
             case Progress():
@@ -57,13 +57,16 @@ class Recorder:
 
     def finished(self) -> None:
         """The trainer ended a training early, as it was asked."""
-        self._finished = True
+        self._say(None)
+
+    def _say(self, event: PhaseStarted | Note | None) -> None:
+        self._events.append(event)
+        self._said += 1
 
     @property
     def all_written(self) -> bool:
         """Whether nothing that was noted still waits for the database."""
-        waiting = (self._phases, self._resolved, self._notes, self._finished, self._metrics, self._progress)
-        return not any(waiting)
+        return not any((self._events, self._resolved, self._metrics, self._progress))
 
     def flush(self) -> None:
         """Write what was noted. If the database is away, it is kept for the next time.
@@ -75,14 +78,16 @@ class Recorder:
             return
         try:
             with self._sessions.begin() as session:
-                if self._finished:  # first: it was of the phase before
-                    claims.finishing(session, self._token)
-                for phase in self._phases:
-                    claims.enter_phase(session, self._token, phase.phase, phase.steps)
+                for event in self._unwritten(session):
+                    match event:
+                        case PhaseStarted():
+                            claims.enter_phase(session, self._token, event.phase, event.steps)
+                        case Note():
+                            claims.note(session, self._token, event.detail)
+                        case None:
+                            claims.finishing(session, self._token)
                 if self._resolved is not None:
                     claims.resolved(session, self._token, self._resolved.runtime)
-                for note in self._notes:
-                    claims.note(session, self._token, note.detail)
                 if self._metrics:
                     claims.metrics(session, self._token, self._metrics)
                 if self._progress is not None:
@@ -95,6 +100,12 @@ class Recorder:
             log.warning("dropped what the database does not store: %s", error.orig)
         finally:  # not before: it may have waited for longer than that
             self._due = time.monotonic() + FLUSH_SECONDS
-        self._phases, self._notes, self._metrics = [], [], []
+        self._events, self._metrics = [], []
         self._resolved = self._progress = None
-        self._finished = False
+
+    def _unwritten(self, session: Session) -> list[PhaseStarted | Note | None]:
+        """What waits but for what is there already: the answer to its commit was lost."""
+        if not self._events:
+            return []
+        first = self._said - len(self._events)
+        return self._events[max(claims.said(session, self._token, self._said) - first, 0) :]

@@ -202,6 +202,25 @@ def resolved(session: Session, token: UUID, runtime: RuntimeSpec) -> None:
     session.flush()
 
 
+def said(session: Session, token: UUID, last: int) -> int:
+    """Count what a trainer has said that becomes events, so that nothing is written down twice.
+
+    Args:
+        last: the number of what is written in this transaction last.
+
+    Returns:
+        The number of what was written before; more than the caller knows of, if a commit's answer was lost.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    job = locked(session, token)
+    attempt = session.get_one(JobAttempt, (job.id, job.fence), populate_existing=True)
+    before, attempt.said = attempt.said, last
+    session.flush()
+    return before
+
+
 def note(session: Session, token: UUID, detail: str) -> None:
     """Record what the trainer thinks the user should know.
 

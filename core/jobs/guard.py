@@ -1,5 +1,6 @@
 """What the database itself refuses, whoever asks: a change of state that the table of transitions does not
-have, a change without its event, a fence that falls, a history that is rewritten.
+have, a change without its event, a fence that falls, a history that is rewritten or
+shortened.
 
 The migrations say the same in words of their own; a test compares the two.
 """
@@ -62,7 +63,7 @@ CREATE CONSTRAINT TRIGGER jobs_events AFTER UPDATE OF status ON jobs DEFERRABLE 
 )
 EVENT_TRIGGERS = (
     """
-CREATE TRIGGER job_events_stay BEFORE UPDATE ON job_events
+CREATE TRIGGER job_events_stay BEFORE UPDATE OR DELETE ON job_events
     FOR EACH ROW EXECUTE FUNCTION job_events_stay()""",
 )
 

@@ -133,6 +133,7 @@ class JobAttempt(Base):
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(16))
     cause: Mapped[str | None] = mapped_column(String(32))
+    said: Mapped[int] = mapped_column(server_default="0")  # so much of what its trainer said is in the events
     phase_seconds: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     exit_code: Mapped[int | None]
     log_tail: Mapped[str | None] = mapped_column(Text)

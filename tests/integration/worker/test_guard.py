@@ -105,7 +105,8 @@ def test_a_fence_never_falls(bench: Bench) -> None:
         session.execute(text("UPDATE jobs SET fence = 2 WHERE id = :id"), {"id": job_id})
 
 
-def test_what_happened_is_not_rewritten(bench: Bench) -> None:
+@pytest.mark.parametrize("change", ["UPDATE job_events SET type = 'else'", "DELETE FROM job_events"])
+def test_what_happened_is_neither_rewritten_nor_forgotten(bench: Bench, change: str) -> None:
     job_id = bench.submit()
     with pytest.raises(IntegrityError, match="only ever added"), bench.sessions.begin() as session:
-        session.execute(text("UPDATE job_events SET type = 'else' WHERE job_id = :id"), {"id": job_id})
+        session.execute(text(f"{change} WHERE job_id = :id"), {"id": job_id})
