@@ -12,7 +12,7 @@ SECONDS ?= 120
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format types imports migrations test-all test-unit test-integration \
+.PHONY: help setup browser demo up test screenshots lint format types imports migrations test-all test-unit test-integration \
         test-acceptance test-architecture test-long chaos mutation bench-paper bench-gpu bench-claims docs clean
 
 help: ## list the targets
@@ -50,16 +50,19 @@ imports: setup ## who may import whom: import-linter
 migrations: setup ## alembic upgrade and check against the models, on a real Postgres
 	$(BIN)/python -m pytest -q tests/integration/database
 
-test-all: setup ## every test of every tier
+browser: setup ## see that there is a Chromium, for the tests of the pages
+	@$(BIN)/python -m demo.browser
+
+test-all: browser ## every test of every tier
 	$(BIN)/python -m pytest -q --durations=10
 
 test-unit: setup ## one module at a time; no server
 	$(BIN)/python -m pytest -q tests/unit
 
-test-integration: setup ## our parts with a real Postgres and Valkey
+test-integration: browser ## our parts with a real Postgres and Valkey
 	$(BIN)/python -m pytest -q tests/integration sdk/tests
 
-test-acceptance: setup ## the stack as a user starts it
+test-acceptance: browser ## the stack as a user starts it
 	$(BIN)/python -m pytest -q tests/acceptance
 
 test-architecture: setup ## import rules, module sizes, generated documentation
@@ -82,6 +85,9 @@ bench-paper: setup ## the paper's table on real text, three seeds (an hour or tw
 
 bench-gpu: setup ## a run of BERT-base's size where there is a GPU: speed, memory, the same bits
 	$(BIN)/python -m benchmarks.gpu --out build/bench/gpu
+
+screenshots: browser ## every page in both themes and two widths, over real jobs, with timings (three minutes)
+	$(BIN)/python -m benchmarks.pages --out build/screenshots
 
 bench-claims: setup ## 50 workers claim from 10,000 queued jobs, beside SKIP LOCKED alone (three minutes)
 	$(BIN)/python -m benchmarks.claims --out build/bench/claims.md

@@ -5,7 +5,7 @@ Origin says. And an error, wherever it arose, becomes a page: the API's problem 
 """
 
 import json
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -50,7 +50,7 @@ class Browser:
 def _is_ours(headers: Headers) -> bool:
     """Whether one of our own pages sent this. Every browser names the Origin of a change."""
     host = headers.get("host")
-    return bool(host) and urlsplit(headers.get("origin", "")).netloc == host
+    return bool(host) and headers.get("origin", "").partition("://")[2] == host
 
 
 def _foreign(headers: Headers) -> Forbidden:
@@ -114,7 +114,10 @@ class _Answer:
 
 def _place(scope: Scope) -> str:
     """Where somebody wanted to go; after a change that would be nowhere to go to."""
-    return str(scope["path"]) if scope["method"] == "GET" else "/"
+    if scope["method"] != "GET":
+        return "/"
+    query = scope["query_string"].decode("latin-1")
+    return f"{scope['path']}?{query}" if query else str(scope["path"])
 
 
 async def _nothing() -> Message:

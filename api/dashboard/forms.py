@@ -33,7 +33,9 @@ async def read_form(request: Request) -> Form:
 
 
 def nested(form: Form, *, as_json: str) -> dict[str, Any]:
-    """The request that a form stands for: `{"a.b": "1"}` -> `{"a": {"b": "1"}}`.
+    """The request that a form stands for: `{"a.b": "1"}` -> `{"a": {"b": 1}}`.
+
+    What is within another field is a number or a list if it reads as one, for a recipe tells 3 from "3".
 
     Args:
         as_json: the field that holds, as a JSON object, what has no field of its own.
@@ -55,7 +57,7 @@ def nested(form: Form, *, as_json: str) -> dict[str, Any]:
                 raise _twice(as_json, name)
         if last in place:
             raise _twice(as_json, name)
-        place[last] = value
+        place[last] = _number(value) if parents else value
     return request
 
 
@@ -70,10 +72,17 @@ def beside(problems: Iterable[Problem], fields: Iterable[str]) -> dict[str, list
     return placed
 
 
+def _number(value: str | list[str]) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
 def _object(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput.of(name, f"it is not JSON: {error}", remedy='write {"…": …}, or nothing') from None
     if not isinstance(value, dict):
         raise InvalidInput.of(name, "a JSON object is needed here", remedy='write {"…": …}, or nothing')

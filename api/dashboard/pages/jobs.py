@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
@@ -79,10 +79,15 @@ def read(job_id: Id, session: Session, principal: Principal) -> HTMLResponse:
     )
 
 
+def _known(job_id: Id, session: Session, principal: Principal) -> str:
+    """The job to follow. Another owner's must be a 404 before the stream's 200 has left."""
+    return service.get(session, principal.owner_id, job_id).job.id
+
+
 @router.get("/jobs/{job_id}/stream", response_class=EventSourceResponse)
 async def follow(
     request: Request,
-    job_id: Id,
+    job_id: Annotated[str, Depends(_known)],
     principal: Principal,
     seen: str = "",
     last_event_id: Annotated[str | None, Header()] = None,

@@ -34,6 +34,7 @@ FIELDS = (
     "recipe.distil.batch_size",
     "recipe.mixup.alpha",
     "recipe.baselines[]",
+    "recipe.max_length",
     "recipe.seed",
     "recipe",
     "resources.device",
