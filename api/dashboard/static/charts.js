@@ -40,11 +40,13 @@ function draw() {
   const phase = element("phase").value;
   const steps = [...phases.get(phase)].sort(([one], [other]) => one - other);
   const names = new Set(steps.flatMap(([, values]) => Object.keys(values)));
-  plot("loss-chart", steps, LOSSES.filter((name) => names.has(name)));
+  const terms = LOSSES.filter((name) => names.has(name));
+  plot("loss-chart", steps, terms.length === 2 ? ["loss"] : terms); // a single term is the loss itself
   const chooses = VALIDATION + element("facts").dataset.metric; // of all metrics, the one that counts
   const shown = [...names].filter((name) => name.startsWith(VALIDATION) && name !== VALIDATION + "loss");
   shown.sort((one, other) => (other === chooses) - (one === chooses));
-  plot("score-chart", steps, shown, phase === "teach" ? null : teachers(chooses));
+  element("score-chart").parentElement.hidden = !shown.length; // before the first evaluation
+  if (shown.length) plot("score-chart", steps, shown, phase === "teach" ? null : teachers(chooses));
 }
 
 // The teacher's best validation score, which the student's are to be compared with.
@@ -111,5 +113,8 @@ element("live").addEventListener("points", (event) => add(JSON.parse(event.detai
 element("phase").addEventListener("change", (event) => { chosen = event.target.value; draw(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 new ResizeObserver(() => {
-  for (const id of Object.keys(charts)) charts[id].chart.setSize({ width: element(id).clientWidth, height: 240 });
+  for (const id of Object.keys(charts)) {
+    const width = element(id).clientWidth;
+    if (width) charts[id].chart.setSize({ width, height: 240 });
+  }
 }).observe(element("charts"));
