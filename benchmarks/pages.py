@@ -52,7 +52,7 @@ def main() -> int:
     """Start the service, fill it, look at its pages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/screenshots"))
-    parser.add_argument("--picture", type=Path, help="keep a picture of the training job here too, as the README's")
+    parser.add_argument("--picture", type=Path, help="where to keep the picture of the training job too")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
