@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from mixkd.contract.messages import Done, Message, PhaseStarted
+from mixkd.contract.messages import Done, Message, Metric, PhaseStarted
 from mixkd.contract.problems import RefusedError
 from mixkd.contract.spec import RunSpec
 from mixkd.export.folder import weights_bytes
@@ -121,6 +121,17 @@ def test_a_new_head_is_new_even_where_the_old_one_would_fit(classifier_folder: P
     assert not torch.equal(old.classifier.weight, new.classifier.weight)
     assert torch.equal(old.bert.pooler.dense.weight, new.bert.pooler.dense.weight)
     assert new.config.id2label == {0: "a", 1: "b", 2: "c", 3: "d"}
+
+
+def test_a_teacher_that_is_used_as_it_came_is_evaluated_before_its_student_is_trained(
+    make_spec: MakeSpec, classifier_folder: Path, tmp_path: Path, reporter: Reporter, messages: list[Message]
+) -> None:
+    report = run(make_spec(teacher=classifier_folder), tmp_path, reporter, "cpu")
+    assert report.teach is None
+    (shown,) = [m for m in messages if isinstance(m, Metric) and m.phase == "teach"]
+    assert shown.values["validation_accuracy"] == report.sets["validation"].teacher.scores["accuracy"].value
+    first = next(n for n, m in enumerate(messages) if isinstance(m, PhaseStarted) and m.phase == "distil")
+    assert messages.index(shown) < first
 
 
 def test_a_teacher_with_nan_weights_diverges_and_nothing_is_exported(
