@@ -67,6 +67,7 @@ def settings(database_url: str, broker_url: str, tmp_path_factory: pytest.TempPa
         broker_url=SecretStr(broker_url),
         storage_url=storage_url,
         work_dir=tmp_path_factory.mktemp("work"),
+        session_secret=SecretStr("a secret of 32 characters, or more"),
     )
 
 

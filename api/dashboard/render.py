@@ -106,7 +106,7 @@ def count(number: float) -> str:
 def size(number: float) -> str:
     """Bytes, such as `612 B`, `4.1 kB`, `66.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+        if round(number, 1) < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
@@ -115,7 +115,7 @@ def size(number: float) -> str:
 def sentence(text: str) -> str:
     """What the API says in passing, as a sentence. A name of the code at its start stays as it is."""
     begins = text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text
-    return begins if begins.endswith((".", "!", "?")) else f"{begins}."
+    return begins if begins.endswith((".", "!", "?")) or not begins else f"{begins}."
 
 
 def words(name: str) -> str:

@@ -123,11 +123,12 @@ def told(event: EventView) -> str:
 
 
 class _Readable(dict[str, Any]):
-    """What an event's words are filled in with: names of the code as words, None as nothing."""
+    """What an event's words are filled in with: names of the code as words."""
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        return value.replace("_", " ") if key in ("cause", "phase") and isinstance(value, str) else value
+        named = key in ("cause", "phase", "reason") and isinstance(value, str)
+        return value.replace("_", " ") if named else value
 
 
 _TOLD = {
