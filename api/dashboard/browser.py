@@ -107,7 +107,9 @@ class _Answer:
             return RedirectResponse(sign_in, 303)
         if self._is_partial():
             answer = HTMLResponse(render.html("_problem.html", problem=problem), status)
-            answer.headers.update({"HX-Retarget": "#notice", "HX-Reswap": "innerHTML"})
+            answer.headers.update(
+                {"HX-Retarget": "#notice", "HX-Reswap": "innerHTML", "HX-Reselect": ".notice"}
+            )
             return answer
         return HTMLResponse(render.html("error.html", problem=problem, viewer=None), status)
 

@@ -142,4 +142,4 @@ def _jobs(sessions: SessionFactory, viewer: Principal, query: JobQuery) -> str:
         page = service.page(
             session, viewer.owner_id, status=query.status, limit=query.limit, cursor=query.cursor
         )
-    return render.html("_live.html", part="jobs", jobs=[JobView.of(one) for one in page.items])
+    return render.html("_live.html", part="jobs", query=query, jobs=[JobView.of(one) for one in page.items])

@@ -7,7 +7,7 @@ revoked key ends its sessions, and every API process knows the same people.
 from fastapi import Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from api.deps import Session, Settings
+from api.deps import Sessions, Settings
 from core.accounts import service as accounts
 from core.accounts.service import Principal
 from core.config import Settings as AllSettings
@@ -38,7 +38,7 @@ def sign_out(response: Response) -> None:
     response.delete_cookie(COOKIE, httponly=True, samesite="lax")
 
 
-def require_viewer(request: Request, session: Session, settings: Settings) -> None:
+def require_viewer(request: Request, sessions: Sessions, settings: Settings) -> None:
     """Let nobody in but whom the session's cookie names; routes ask for `api.deps.Principal` as ever.
 
     Raises:
@@ -48,7 +48,9 @@ def require_viewer(request: Request, session: Session, settings: Settings) -> No
         key_id = _signer(settings).loads(request.cookies.get(COOKIE, ""), max_age=_seconds(settings))
     except (BadData, Unavailable):
         raise Unauthenticated("sign in with an API key") from None
-    request.state.principal = accounts.of_key(session, str(key_id))
+    # In a session of its own: who holds a connection while waiting for a thread stops a burst of requests.
+    with sessions() as session:
+        request.state.principal = accounts.of_key(session, str(key_id))
 
 
 def _signer(settings: AllSettings) -> URLSafeTimedSerializer:

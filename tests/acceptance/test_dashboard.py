@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from demo.browser import chromium
 from mixkd_client import Client
@@ -129,6 +129,28 @@ def test_the_list_shows_a_new_job_and_its_state_by_itself(
     assert page.evaluate("window.neverLoadedAgain")
 
 
+def test_a_stream_whose_first_connection_fails_is_tried_again(
+    page: Page, client: Client, teacher_id: str, dataset_id: str
+) -> None:
+    job = client.jobs.create(teacher_id, dataset_id, recipe=ENDLESS)
+    refused: list[str] = []
+
+    def refuse_once(route: Route) -> None:
+        refused.append(route.request.url)
+        if len(refused) == 1:
+            route.fulfill(status=204)
+        else:
+            route.continue_()
+
+    page.route("**/stream*", refuse_once)
+    page.goto(f"/jobs/{job.id}")
+    until(lambda: client.jobs.get(job.id).status == "running")
+    client.jobs.cancel(job.id)
+    badge(page, "cancelled")
+    assert len(refused) > 1
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_a_script_in_a_name_is_text(
     page: Page, client: Client, teacher_id: str, dataset_id: str, data: dict[str, Path]
 ) -> None:
@@ -233,7 +255,7 @@ def test_a_page_loads_little_script(
         sign_in(page, stack.key)
         page.goto(f"/jobs/{job.id}")
         page.wait_for_load_state("load")
-    assert len(loaded) == 4
+    assert len(loaded) == 5
     assert sum(loaded.values()) <= MOST_SCRIPT
 
 
