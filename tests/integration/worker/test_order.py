@@ -155,7 +155,7 @@ def test_limits_hold_under_any_number_of_claims_at_once(bench: Bench, owner: Cal
     jobs = [submit(bench, owner_id) for owner_id in limits for _ in range(12)]
     machines = [worker(bench) for _ in range(8)]
     worst: Counter[str] = Counter()
-    ended = Event()
+    beside, ended = Event(), Event()
 
     def watch() -> None:
         while not ended.is_set():
@@ -165,6 +165,8 @@ def test_limits_hold_under_any_number_of_claims_at_once(bench: Bench, owner: Cal
                 )
                 for owner_id, count in session.execute(query):
                     worst[owner_id] = max(worst[owner_id], count)
+                    if count > 1:
+                        beside.set()
 
     def work(worker_id: str) -> list[str]:
         done: list[str] = []
@@ -177,6 +179,7 @@ def test_limits_hold_under_any_number_of_claims_at_once(bench: Bench, owner: Cal
                         return done
                 continue
             done.append(found.job_id)
+            beside.wait(30)  # the first jobs are held until some are seen beside each other
             with bench.sessions.begin() as session:
                 ends.cancelled(session, found.token)
         return done
