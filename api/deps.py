@@ -6,11 +6,13 @@ One session a request, committed once, *before* the response leaves: FastAPI end
 the response, and a commit that failed would still have answered 201.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, cast
 
 import sqlalchemy.orm
 from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -20,13 +22,29 @@ import core.db
 import core.queue
 import core.storage
 from api.problems import query_fields
+from core.db import CONNECTIONS
 from core.errors import Unauthenticated
 
 _AFTER_COMMIT = "after_commit"
 _bearer = HTTPBearer(auto_error=False, bearerFormat="mixkd_…", description="an API key")
 
 
-def _session(request: Request) -> Iterator[sqlalchemy.orm.Session]:
+TURNS = CONNECTIONS - 5
+"""How many requests may have a session at the same time.
+
+A request that has one needs thread after thread to go on: for its route, for its answer, for its commit. Were
+all threads taken by others that wait for a connection, and all connections by such requests, nothing would
+move. So the others wait here, without a thread, and some connections are left for what is done in one go.
+"""
+
+
+async def _session(request: Request) -> AsyncIterator[sqlalchemy.orm.Session]:
+    async with request.app.state.turns, contextmanager_in_threadpool(_transaction(request)) as session:
+        yield session
+
+
+@contextmanager
+def _transaction(request: Request) -> Iterator[sqlalchemy.orm.Session]:
     with request.app.state.sessions() as session:
         yield session
         session.commit()

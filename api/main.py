@@ -37,7 +37,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def create_app(settings: Settings) -> FastAPI:
     """The API. Nothing is connected before the application starts.
 
-    `app.state` then holds `settings, engine, sessions, storage, queue` and `stopping`, which ends streams.
+    `app.state` then holds `settings, engine, sessions, storage, queue`, `stopping`, which ends streams, and
+    `turns`, which requests with a session take.
 
     Raises (at start):
         core.schema.SchemaTooOld: the database has to be migrated first.
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.storage = Storage(settings.storage_url)
             app.state.queue = Queue(settings.broker_url.get_secret_value())
             app.state.stopping = asyncio.Event()
+            app.state.turns = asyncio.Semaphore(deps.TURNS)
             yield
         finally:
             engine.dispose()

@@ -29,6 +29,10 @@ _NOTICE_A_DEAD_NETWORK = {  # within 20 s; left to the kernel, it takes a quarte
 }
 
 
+CONNECTIONS = 15  # that a process opens at most
+_KEPT = 5  # of them, while nobody needs them
+
+
 def one_of(column: str, words: Iterable[str]) -> str:
     """The condition of a CHECK: the column holds one of these words."""
     return f"{column} IN ({', '.join(repr(str(word)) for word in words)})"
@@ -66,6 +70,8 @@ def connect(settings: Settings, *, longest_pause: float | None = None) -> Engine
     engine = create_engine(
         settings.database_url.get_secret_value(),
         pool_pre_ping=True,
+        pool_size=_KEPT,
+        max_overflow=CONNECTIONS - _KEPT,
         connect_args={"connect_timeout": 10, "options": options, **_NOTICE_A_DEAD_NETWORK},
     )
     event.listen(engine, "handle_error", _as_an_outage, retval=True)
