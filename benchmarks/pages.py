@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page
 
 from demo import materials, service
 from demo.browser import chromium
-from mixkd_client import Client
+from mixkd_client import Client, JobFailed
 
 THEMES = ("light", "dark")
 WIDTHS = {"wide": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
@@ -87,8 +87,8 @@ def fill(client: Client, teacher: Path) -> dict[str, str]:
         model.id, data.id, recipe={**RECIPE, "teach": {"learning_rate": 1e30, "warmup_ratio": 0}},
         name="a learning rate that is absurd",
     )  # fmt: skip
-    while client.jobs.get(bad.id).status not in ("failed", "succeeded"):
-        time.sleep(0.5)
+    with suppress(JobFailed):
+        client.jobs.wait(bad.id, timeout=300)
     long = {**RECIPE, "distil": {**RECIPE["distil"], "epochs": 40}}
     trains = client.jobs.create(model.id, data.id, recipe=long, name="MiniLM for questions")
     waits = client.jobs.create(

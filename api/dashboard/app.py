@@ -30,13 +30,15 @@ def _api_docs(app: FastAPI) -> Callable[[Request], Response]:
     """What FastAPI would serve at `/docs`, without a line from another host."""
 
     def docs(_: Request) -> Response:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url=app.openapi_url or "",
             title="mixkd API",
             swagger_js_url=render.static("vendor/swagger-ui.js"),
             swagger_css_url=render.static("vendor/swagger-ui.css"),
             swagger_favicon_url=render.static("icon.svg"),
         )
+        page.headers["Content-Security-Policy"] = "frame-ancestors 'none'"  # keys are typed into it
+        return page
 
     return docs
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from core.jobs.states import FINAL
 log = logging.getLogger(__name__)
 
 POINTS = 1000  # metrics in one message
+LONGEST = 600.0
+"""Seconds until a stream ends and its page asks anew, with the cookie that it has by then."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,23 @@ class Seen:
 
 @dataclass(frozen=True)
 class _News:
-    """What one read found. `shown` is the part of the page that says how the job stands."""
+    """What one read found. `shown`: the parts of the page that say how the job stands and what came of it."""
 
     seen: Seen
-    shown: str = ""
-    events: str = ""
-    points: list[dict[str, Any]] | None = None
-    ended: bool = False
-    more: bool = False
+    shown: tuple[str, ...]
+    events: str
+    points: list[dict[str, Any]]
+    ended: bool
+    more: bool
 
 
 async def job(
     sessions: SessionFactory, viewer: Principal, job_id: str, seen: Seen, stopping: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     """A job's page: how it stands, its new events, the points of its charts. `end`: there will be no more."""
-    shown = ""
-    while not stopping.is_set():
+    shown: tuple[str, ...] = ()
+    until = time.monotonic() + LONGEST
+    while not stopping.is_set() and time.monotonic() < until:
         try:
             news = await run_in_threadpool(_job, sessions, viewer, job_id, seen)
         except (sqlalchemy.exc.SQLAlchemyError, MixkdError) as error:  # a revoked key is one of these
@@ -79,8 +83,8 @@ async def job(
             return
         if news.points:
             yield ServerSentEvent(raw_data=json.dumps(news.points), event="points")
-        if news.shown != shown or news.events:
-            yield ServerSentEvent(raw_data=news.shown + news.events, id=str(news.seen))
+        if changed := "".join(part for part in news.shown if part not in shown) + news.events:
+            yield ServerSentEvent(raw_data=changed, id=str(news.seen))
             shown = news.shown
         elif news.seen != seen:
             yield ServerSentEvent(raw_data="", event="seen", id=str(news.seen))
@@ -97,7 +101,8 @@ async def jobs(
 ) -> AsyncIterator[ServerSentEvent]:
     """The list of jobs, whenever it looks different."""
     shown = ""
-    while not stopping.is_set():
+    until = time.monotonic() + LONGEST
+    while not stopping.is_set() and time.monotonic() < until:
         try:
             rows = await run_in_threadpool(_jobs, sessions, viewer, query)
         except (sqlalchemy.exc.SQLAlchemyError, MixkdError) as error:
@@ -126,10 +131,8 @@ def _job(sessions: SessionFactory, viewer: Principal, job_id: str, seen: Seen) -
     more = events.next_cursor is not None or metrics.next_cursor is not None
     return _News(
         now,
-        shown=render.html("_live.html", part="job", page=page),
-        events=render.html("_live.html", part="events", events=[EventView.of(one) for one in events.items])
-        if events.items
-        else "",
+        shown=tuple(render.html("_live.html", part=part, page=page) for part in ("job", "outcome")),
+        events=render.html("_live.html", part="events", events=[EventView.of(one) for one in events.items]),
         points=[{"phase": one.phase, "step": one.step, **one.values} for one in metrics.items],
         ended=page.job.status in FINAL and not more and now.event >= page.events,
         more=more,
@@ -142,4 +145,4 @@ def _jobs(sessions: SessionFactory, viewer: Principal, query: JobQuery) -> str:
         page = service.page(
             session, viewer.owner_id, status=query.status, limit=query.limit, cursor=query.cursor
         )
-    return render.html("_live.html", part="jobs", query=query, jobs=[JobView.of(one) for one in page.items])
+    return render.html("_live.html", part="jobs", query=query, rows=[JobView.of(one) for one in page.items])

@@ -2,15 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
+from starlette.responses import HTMLResponse, Response
 
 from api.dashboard import views
+from core.accounts.service import Principal
+from core.paging import Page
+
+Row = TypeVar("Row")
 
 STATIC = Path(__file__).parent / "static"
 
@@ -30,6 +37,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
+        "asking": asking,
         "percent": views.percent,
         "state": views.state,
         "static": static,
@@ -55,6 +63,20 @@ def _environment() -> Environment:
 def static(name: str) -> str:
     """The address of one of our files; it changes with the file, which browsers may thus keep for ever."""
     return f"/static/{name}?v={hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
+
+
+def asking(query: BaseModel, **changes: str | None) -> str:
+    """The query of a link that asks for the same but for `changes`: `?status=failed&cursor=…`."""
+    asked = query.model_dump(mode="json", exclude_unset=True) | changes
+    return "?" + urlencode({name: value for name, value in asked.items() if value is not None})
+
+
+def listing(
+    template: str, viewer: Principal, query: BaseModel, page: Page[Row], view: Callable[[Row], Any]
+) -> Response:
+    """One page of a table: `rows` as the API shows them, and where the next page begins."""
+    rows = [view(row) for row in page.items]
+    return HTMLResponse(html(template, viewer=viewer, query=query, rows=rows, next_cursor=page.next_cursor))
 
 
 def duration(seconds: float) -> str:

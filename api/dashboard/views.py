@@ -20,7 +20,7 @@ class Step:
     """A phase of a job, as the stepper shows it."""
 
     name: Phase
-    state: Literal["done", "now", "failed", "ahead"]
+    state: Literal["done", "now", "failed", "stopped", "ahead"]
     seconds: float | None
 
 
@@ -33,6 +33,8 @@ class Wish:
     explained: str
     confirm: str | None = None
 
+
+_HERE: dict[JobStatus, Literal["now", "failed"]] = {JobStatus.RUNNING: "now", JobStatus.FAILED: "failed"}
 
 _WISHES = {
     "pause": Wish("pause", "Pause", "It writes a checkpoint and frees its worker."),
@@ -96,8 +98,7 @@ def steps(job: JobView, attempts: Sequence[AttemptView]) -> list[Step]:
         if not met and (phase == "augment" or (phase == "baselines" and not job.recipe.baselines)):
             continue
         if phase == job.phase and not succeeded:
-            now: Literal["now", "failed"] = "now" if job.status == JobStatus.RUNNING else "failed"
-            shown.append(Step(phase, now, seconds.get(phase)))
+            shown.append(Step(phase, _HERE.get(job.status, "stopped"), seconds.get(phase)))
         elif phase in seconds or succeeded:
             shown.append(Step(phase, "done", seconds.get(phase)))
         else:

@@ -34,6 +34,12 @@ def page(session: Session, owner_id: str, limit: int, cursor: str | None) -> Pag
     return paging.cut(rows, limit, lambda dataset: dataset.id)
 
 
+def ready(session: Session, owner_id: str, most: int) -> Sequence[Dataset]:
+    """An owner's data sets that are ready, newest first."""
+    query = select(Dataset).where(Dataset.owner_id == owner_id, Dataset.status == ImportStatus.READY)
+    return session.scalars(query.order_by(Dataset.id.desc()).limit(most)).all()
+
+
 def importing(session: Session) -> Sequence[str]:
     """The ids of all owners' data sets whose import is not decided, oldest first."""
     return session.scalars(

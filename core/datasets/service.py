@@ -116,6 +116,11 @@ def page(session: Session, owner_id: str, *, limit: int, cursor: str | None) -> 
     return repository.page(session, owner_id, limit, cursor)
 
 
+def ready(session: Session, owner_id: str, *, most: int) -> Sequence[Dataset]:
+    """Data sets that are ready, newest first."""
+    return repository.ready(session, owner_id, most)
+
+
 def importing(session: Session) -> Sequence[str]:
     """The ids of all data sets whose import is not decided, for the reconciler to send again."""
     return repository.importing(session)

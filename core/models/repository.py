@@ -35,6 +35,12 @@ def page(session: Session, owner_id: str, limit: int, cursor: str | None) -> Pag
     return paging.cut(rows, limit, lambda model: model.id)
 
 
+def ready(session: Session, owner_id: str, most: int) -> Sequence[Model]:
+    """An owner's models that are ready: teachers first, then the newest first."""
+    query = select(Model).where(Model.owner_id == owner_id, Model.status == ImportStatus.READY)
+    return session.scalars(query.order_by(Model.kind.desc(), Model.id.desc()).limit(most)).all()
+
+
 def importing(session: Session) -> Sequence[str]:
     """The ids of all owners' models whose import is not decided, oldest first."""
     return session.scalars(

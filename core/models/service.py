@@ -138,6 +138,11 @@ def page(session: Session, owner_id: str, *, limit: int, cursor: str | None) -> 
     return repository.page(session, owner_id, limit, cursor)
 
 
+def ready(session: Session, owner_id: str, *, most: int) -> Sequence[Model]:
+    """Models that are ready: teachers first, then the newest first."""
+    return repository.ready(session, owner_id, most)
+
+
 def importing(session: Session) -> Sequence[str]:
     """The ids of all models whose import is not decided, for the reconciler to send again."""
     return repository.importing(session)

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
@@ -149,6 +150,38 @@ def test_a_stream_whose_first_connection_fails_is_tried_again(
     badge(page, "cancelled")
     assert len(refused) > 1
     page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_tab_in_the_background_needs_no_connection_until_it_is_looked_at(
+    page: Page, client: Client, teacher_id: str, dataset_id: str
+) -> None:
+    """A browser has six to a host, and each page that is followed takes one."""
+    job = client.jobs.create(teacher_id, dataset_id, recipe=ENDLESS)
+    page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => !window.lookedAt })")
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/stream" in request.url else None)
+    page.goto(f"/jobs/{job.id}")
+    client.jobs.cancel(job.id)
+    page.wait_for_timeout(4000)  # longer than it takes to try again
+    assert streams == []
+    page.evaluate("window.lookedAt = true; document.dispatchEvent(new Event('visibilitychange'))")
+    badge(page, "cancelled")
+
+
+def test_a_page_whose_key_is_revoked_leads_to_the_sign_in(
+    browser: Browser, stack: Stack, client: Client, teacher_id: str, dataset_id: str
+) -> None:
+    assert stack.key is not None
+    job = client.jobs.create(teacher_id, dataset_id, recipe=ENDLESS)
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.key}"}) as api:
+        made = api.post("/v1/keys", json={"name": "short-lived"}).json()
+        with visiting(browser, stack.url, expected=("401", "stream")) as page:
+            sign_in(page, made["key"])
+            page.goto(f"/jobs/{job.id}")
+            expect(page.locator("#job .badge")).to_contain_text("running")
+            assert api.delete(f"/v1/keys/{made['id']}").status_code == 204
+            page.wait_for_url("**/sign-in?next=**")
+    client.jobs.cancel(job.id)
 
 
 def test_a_script_in_a_name_is_text(

@@ -14,7 +14,7 @@ from api.schemas.common import Id
 from api.schemas.jobs import EventView, JobQuery, JobView
 from core.errors import NotFound
 from core.jobs import service, wishes
-from core.jobs.states import JobStatus
+from mixkd.contract.problems import Problem
 
 router = APIRouter()
 
@@ -31,21 +31,12 @@ _QUEUE = ("resume", "retry")  # what makes work for a worker
 
 
 @router.get("/jobs")
-def list_jobs(query: Annotated[JobQuery, Query()], session: Session, principal: Principal) -> HTMLResponse:
+def list_jobs(query: Annotated[JobQuery, Query()], session: Session, principal: Principal) -> Response:
     """All jobs, newest first, or those in one state."""
     page = service.page(
         session, principal.owner_id, status=query.status, limit=query.limit, cursor=query.cursor
     )
-    return HTMLResponse(
-        render.html(
-            "jobs.html",
-            viewer=principal,
-            jobs=[JobView.of(one) for one in page.items],
-            next_cursor=page.next_cursor,
-            query=query,
-            states=list(JobStatus),
-        )
-    )
+    return render.listing("jobs.html", principal, query, page, JobView.of)
 
 
 @router.get("/jobs/stream", response_class=EventSourceResponse)
@@ -105,7 +96,8 @@ def ask(
 ) -> Response:
     """Cancel, pause, resume, finish or retry a job; then its page as it is now."""
     if wish not in _WISHES:
-        raise NotFound(f"nobody can {wish!r} a job")
+        detail = f"nobody can {wish!r} a job"
+        raise NotFound(detail, Problem("path", detail, wish, f"ask for {', '.join(_WISHES)}"))
     placed = _WISHES[wish](session, principal.owner_id, job_id)
     if wish in _QUEUE:
         after_commit(session, lambda: queue.wake(placed.job.device))

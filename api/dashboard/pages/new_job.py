@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
@@ -16,13 +16,17 @@ from api.deps import Principal, Queue, Session, Settings
 from api.routes import jobs
 from api.schemas.jobs import JobCreate
 from core.datasets import service as datasets
-from core.errors import MixkdError
-from core.imports import ImportStatus
+from core.errors import Conflict, MixkdError
 from core.models import service as models
-from core.paging import Page
 from mixkd.contract.problems import Problem
 
 router = APIRouter()
+
+_SENT_BEFORE = Problem(
+    "",
+    "this form was carried out before you changed it: its job is in the list",
+    remedy="submit it again if you want a second job",
+)
 
 FIELDS = (
     "name",
@@ -41,7 +45,7 @@ FIELDS = (
     "priority",
     "deadline_seconds",
 )
-_MOST_CHOICES = 200
+_MOST_CHOICES = 1000
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -83,6 +87,9 @@ def submit(
     except ValidationError as error:
         found = problems.in_body(request.scope, error.errors())
         return _page(session, principal, form, beside(found, FIELDS), 422)
+    except Conflict:  # the only one there is: the form's key was used for what the form said before
+        form = {**form, "key": _new_key()}
+        return _page(session, principal, form, {"": [_SENT_BEFORE]}, 409)
     except MixkdError as error:
         shown = error.problems or (Problem("", error.detail),)
         return _page(session, principal, form, beside(shown, FIELDS), problems.status(error))
@@ -103,13 +110,13 @@ def _page(
     refused: Mapping[str, Sequence[Problem]],
     status: int,
 ) -> HTMLResponse:
-    teachers = _ready(models.page(session, principal.owner_id, limit=_MOST_CHOICES, cursor=None))
-    data = _ready(datasets.page(session, principal.owner_id, limit=_MOST_CHOICES, cursor=None))
     page = render.html(
-        "new_job.html", viewer=principal, form=form, refused=refused, teachers=teachers, datasets=data
+        "new_job.html",
+        viewer=principal,
+        form=form,
+        refused=refused,
+        teachers=models.ready(session, principal.owner_id, most=_MOST_CHOICES),
+        datasets=datasets.ready(session, principal.owner_id, most=_MOST_CHOICES),
+        most=_MOST_CHOICES,
     )
     return HTMLResponse(page, status)
-
-
-def _ready(page: Page[Any]) -> list[Any]:
-    return [one for one in page.items if one.status == ImportStatus.READY]

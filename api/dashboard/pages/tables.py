@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.responses import HTMLResponse
+from starlette.responses import Response
 
 from api.dashboard import render
 from api.deps import Principal, Session, Settings
@@ -19,41 +19,23 @@ router = APIRouter()
 
 
 @router.get("/datasets")
-def list_datasets(
-    query: Annotated[PageQuery, Query()], session: Session, principal: Principal
-) -> HTMLResponse:
+def list_datasets(query: Annotated[PageQuery, Query()], session: Session, principal: Principal) -> Response:
     """Data sets, newest first."""
     page = datasets.page(session, principal.owner_id, limit=query.limit, cursor=query.cursor)
-    return HTMLResponse(
-        render.html(
-            "datasets.html",
-            viewer=principal,
-            datasets=[DatasetView.of(one) for one in page.items],
-            next_cursor=page.next_cursor,
-            query=query,
-        )
-    )
+    return render.listing("datasets.html", principal, query, page, DatasetView.of)
 
 
 @router.get("/models")
-def list_models(query: Annotated[PageQuery, Query()], session: Session, principal: Principal) -> HTMLResponse:
+def list_models(query: Annotated[PageQuery, Query()], session: Session, principal: Principal) -> Response:
     """Teachers and students, newest first."""
     page = models.page(session, principal.owner_id, limit=query.limit, cursor=query.cursor)
-    return HTMLResponse(
-        render.html(
-            "models.html",
-            viewer=principal,
-            models=[ModelView.of(one) for one in page.items],
-            next_cursor=page.next_cursor,
-            query=query,
-        )
-    )
+    return render.listing("models.html", principal, query, page, ModelView.of)
 
 
 @router.get("/workers")
 def list_workers(
     query: Annotated[PageQuery, Query()], session: Session, principal: Principal, settings: Settings
-) -> HTMLResponse:
+) -> Response:
     """The workers that reported in within the last day."""
     page = workers.page(
         session,
@@ -62,12 +44,4 @@ def list_workers(
         limit=query.limit,
         cursor=query.cursor,
     )
-    return HTMLResponse(
-        render.html(
-            "workers.html",
-            viewer=principal,
-            workers=[WorkerView.of(one) for one in page.items],
-            next_cursor=page.next_cursor,
-            query=query,
-        )
-    )
+    return render.listing("workers.html", principal, query, page, WorkerView.of)

@@ -3,8 +3,8 @@
 import hashlib
 import io
 import random
-import shutil
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -119,11 +119,9 @@ def promised(content: bytes) -> StoredFile:
 
 
 @pytest.mark.parametrize(
-    ("kind", "command"), [("tar", ["tar", "-tf"]), ("zip", ["unzip", "-tq"]), ("zip", ["zip", "-T"])]
+    ("kind", "command"), [("tar", ["tar", "-tf"]), ("zip", [sys.executable, "-m", "zipfile", "-t"])]
 )
 def test_the_usual_tools_read_it(get, tmp_path, kind, command):
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     path = tmp_path / f"student.{kind}"
     path.write_bytes(get(kind).content)
     run = subprocess.run([*command, path], capture_output=True, text=True, check=False, timeout=60)

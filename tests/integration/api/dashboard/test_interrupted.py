@@ -118,9 +118,11 @@ def test_a_page_misses_nothing_while_its_api_is_killed_and_started_again(
             expect(page.locator("#events")).to_contain_text("note 15")
             first.send_signal(signal.SIGKILL)
             first.wait()
+            expect(page.locator("#notice")).to_contain_text("cannot be reached")
         log(sessions, token, range(16, 400))  # more than one message carries
         with api_process(settings, port):
             expect(page.locator("#events")).to_contain_text("note 399")
+            expect(page.locator("#notice")).to_be_empty()
             log(sessions, token, range(400, 402))
             expect(page.locator("#events")).to_contain_text("note 401")
             with sessions() as session:
