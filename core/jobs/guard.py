@@ -1,6 +1,5 @@
 """What the database itself refuses, whoever asks: a change of state that the table of transitions does not
-have, a change without its event, a fence that falls, a history that is rewritten or
-shortened.
+have, a change without its event, a fence that falls, a history that is rewritten or shortened.
 
 The migrations say the same in words of their own; a test compares the two.
 """
